@@ -1,0 +1,61 @@
+"""Penstock: the data plane of robot learning, from what robots record to the GPU that learns."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.batch import Batch, FrameSpec
+    from penstock.client.checkpoint import CheckpointClient, load_checkpoint, open_checkpoints
+    from penstock.client.converter import ConverterClient, open_converter
+    from penstock.client.sampler import SamplerClient, open_sampler
+    from penstock.client.saver import AsyncCheckpointSaver
+    from penstock.client.trainer import TrainerClient, open_trainer
+    from penstock.errors import PenstockError
+    from penstock.plan import Plan
+
+__all__ = [
+    "AsyncCheckpointSaver",
+    "Batch",
+    "CheckpointClient",
+    "ConverterClient",
+    "FrameSpec",
+    "PenstockError",
+    "Plan",
+    "SamplerClient",
+    "TrainerClient",
+    "load_checkpoint",
+    "open_checkpoints",
+    "open_converter",
+    "open_sampler",
+    "open_trainer",
+]
+
+_HOME = {
+    "AsyncCheckpointSaver": "penstock.client.saver",
+    "Batch": "penstock.batch",
+    "CheckpointClient": "penstock.client.checkpoint",
+    "ConverterClient": "penstock.client.converter",
+    "FrameSpec": "penstock.batch",
+    "PenstockError": "penstock.errors",
+    "Plan": "penstock.plan",
+    "SamplerClient": "penstock.client.sampler",
+    "TrainerClient": "penstock.client.trainer",
+    "load_checkpoint": "penstock.client.checkpoint",
+    "open_checkpoints": "penstock.client.checkpoint",
+    "open_converter": "penstock.client.converter",
+    "open_sampler": "penstock.client.sampler",
+    "open_trainer": "penstock.client.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that importing Penstock costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

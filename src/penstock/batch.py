@@ -1,0 +1,132 @@
+"""A batch: arrays that are allocated once and filled in place, whoever fills them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.dataset import DatasetInfo
+from penstock.errors import InvalidInput
+
+__all__ = ["Batch", "FrameSpec"]
+
+_MAX_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Size of the images in a batch, in pixels; zero for both leaves them as stored."""
+
+    height: int = 0
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.height == 0) != (self.width == 0):
+            raise InvalidInput(
+                f"image size {self.height}x{self.width}: give both sides, or neither",
+                field="frame_spec",
+            )
+        if not (0 <= self.height <= _MAX_SIDE and 0 <= self.width <= _MAX_SIDE):
+            raise InvalidInput(
+                f"image size {self.height}x{self.width}: sides go from 1 to {_MAX_SIDE}",
+                field="frame_spec",
+            )
+
+    def resolve(self, info: DatasetInfo) -> tuple[int, int]:
+        """Height and width that every camera of ``info`` gets.
+
+        Raises:
+            InvalidInput: No size is asked for and the cameras differ.
+        """
+        if self.height:
+            return self.height, self.width
+        sizes = {(camera.height, camera.width) for camera in info.cameras}
+        if len(sizes) > 1:
+            stored = ", ".join(f"{c.name} {c.height}x{c.width}" for c in info.cameras)
+            raise InvalidInput(
+                f"cameras differ in size ({stored}): ask for one image_size", field="frame_spec"
+            )
+        return sizes.pop() if sizes else (0, 0)
+
+
+@dataclass
+class Batch:
+    """``B`` transitions; camera ``C``, joints ``J``, actions ``A``.
+
+    Attributes:
+        transition_ids: ``(B,) int64``.
+        frames: ``(B, 2, C, H, W, 3) uint8``: current and next observation of each camera.
+        joint: ``(B, J) float32``.
+        next_joint: ``(B, J) float32``.
+        action: ``(B, A) float32``.
+        reward: ``(B,) float32``.
+        terminal: ``(B,) bool``; where true, the next observation repeats the current one.
+        cameras: Names along the camera axis.
+        step: The step of the plan it answers, or -1.
+    """
+
+    transition_ids: NDArray[np.int64]
+    frames: NDArray[np.uint8]
+    joint: NDArray[np.float32]
+    next_joint: NDArray[np.float32]
+    action: NDArray[np.float32]
+    reward: NDArray[np.float32]
+    terminal: NDArray[np.bool_]
+    cameras: tuple[str, ...]
+    step: int = -1
+
+    @classmethod
+    def allocate(cls, size: int, info: DatasetInfo, spec: FrameSpec) -> Batch:
+        """A batch of ``size`` transitions with unset contents."""
+        height, width = spec.resolve(info)
+        return cls(
+            transition_ids=np.empty(size, np.int64),
+            frames=np.empty((size, 2, len(info.cameras), height, width, 3), np.uint8),
+            joint=np.empty((size, info.joint_dim), np.float32),
+            next_joint=np.empty((size, info.joint_dim), np.float32),
+            action=np.empty((size, info.action_dim), np.float32),
+            reward=np.empty(size, np.float32),
+            terminal=np.empty(size, np.bool_),
+            cameras=info.camera_names,
+        )
+
+    def __len__(self) -> int:
+        return len(self.transition_ids)
+
+    @property
+    def images(self) -> dict[str, NDArray[np.uint8]]:
+        """Current image of each camera, views ``(B, H, W, 3) uint8``."""
+        return {name: self.frames[:, 0, index] for index, name in enumerate(self.cameras)}
+
+    @property
+    def next_images(self) -> dict[str, NDArray[np.uint8]]:
+        """Next image of each camera, views ``(B, H, W, 3) uint8``."""
+        return {name: self.frames[:, 1, index] for index, name in enumerate(self.cameras)}
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.generic]]:
+        """Everything but the frames, by name, in the order that goes over the wire."""
+        return {
+            "joint": self.joint,
+            "next_joint": self.next_joint,
+            "action": self.action,
+            "reward": self.reward,
+            "terminal": self.terminal,
+        }
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows ``start`` to ``stop`` as views of the same memory."""
+        part = slice(start, stop)
+        return Batch(
+            self.transition_ids[part],
+            self.frames[part],
+            self.joint[part],
+            self.next_joint[part],
+            self.action[part],
+            self.reward[part],
+            self.terminal[part],
+            self.cameras,
+            self.step,
+        )
