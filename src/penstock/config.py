@@ -114,14 +114,14 @@ def _help(field: FieldInfo, default: object, *, shown: bool) -> str:
 
 def _click_type(annotation: Any) -> tuple[Any, bool]:
     """Type for click, and whether the flag may be repeated."""
-    origin = get_origin(annotation)
+    origin: Any = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        (inner,) = [part for part in get_args(annotation) if part is not types.NoneType]
-        return _click_type(inner)
+        (some,) = [part for part in get_args(annotation) if part is not types.NoneType]
+        return _click_type(some)
     if origin is Literal:
         return click.Choice([str(value) for value in get_args(annotation)]), False
     if origin in (tuple, list):
-        inner = get_args(annotation)
+        inner: tuple[Any, ...] = get_args(annotation)
         if inner[-1] is not Ellipsis and len(inner) > 1:
             return click.Tuple(list(inner)), False
         return _click_type(inner[0])[0], True

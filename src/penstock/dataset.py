@@ -130,7 +130,7 @@ class EpisodeTable:
 
     @property
     def first_transition(self) -> NDArray[np.int64]:
-        """``(E + 1,) int64``: id of each episode's first transition; the last entry is the total."""
+        """``(E + 1,) int64``: id of each episode's first transition, then the total."""
         starts = np.zeros(len(self.length) + 1, np.int64)
         np.cumsum(self.length, out=starts[1:])
         return starts

@@ -216,9 +216,7 @@ def error_for_status(status: str) -> type[PenstockError]:
     return _BY_STATUS.get(status, PenstockError)
 
 
-def _rebuild(
-    kind: type[PenstockError], message: str, state: dict[str, object]
-) -> PenstockError:
+def _rebuild(kind: type[PenstockError], message: str, state: dict[str, object]) -> PenstockError:
     error = kind(message)
     error.__dict__.update(state)
     return error

@@ -91,8 +91,8 @@ class Plan:
             InvalidInput: A field is unknown or out of range.
         """
         known = {item.name for item in fields(cls)}
-        for name in values:
-            _require(name in known, name, values[name], f"a plan's fields are {sorted(known)}")
+        for name, value in values.items():
+            _require(name in known, name, value, f"a plan's fields are {sorted(known)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,10 +144,8 @@ class PlanView:
         """Ids of the transitions of ``step``, ``(batch_size,) int64``."""
         if step < 0:
             raise InvalidInput(f"step {step}: steps count from 0", field="step")
-        if self.plan.sampling == "uniform":
-            places = self._draw(step)
-        else:
-            places = self._walk(step)
+        uniform = self.plan.sampling == "uniform"
+        places = self._draw(step) if uniform else self._walk(step)
         episode = np.searchsorted(self._ends, places, side="right")
         before = np.where(episode > 0, self._ends[episode - 1], 0)
         return self._first[episode] + (places - before)
@@ -180,9 +178,7 @@ def _scale(raw: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
     return (high * factor_high + (middle >> _U64(32)) + carry).astype(np.int64)
 
 
-def _permute(
-    places: NDArray[np.int64], total: int, seed: int, epoch: int
-) -> NDArray[np.int64]:
+def _permute(places: NDArray[np.int64], total: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Where a seeded permutation of [0, total) sends each place."""
     half_bits = max(1, -(-max(total - 1, 1).bit_length() // 2))
     half, mask = _U64(half_bits), _U64((1 << half_bits) - 1)

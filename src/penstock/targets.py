@@ -1,9 +1,9 @@
 """Targets: one string says where a service is, and thereby how Penstock is deployed.
 
-    file:///data/*.hdf5                 embedded: the backend runs in this process
-    grpc://host:50051                   one server
-    grpc://sampler:50051?replicas=dns   every replica behind one name
-    grpc://a:50051,b:50051              replicas named one by one
+file:///data/*.hdf5                 embedded: the backend runs in this process
+grpc://host:50051                   one server
+grpc://sampler:50051?replicas=dns   every replica behind one name
+grpc://a:50051,b:50051              replicas named one by one
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ class Target:
             body, _, query = rest.partition("?")
         locations = tuple(part.strip() for part in body.split(",") if part.strip())
         if not locations:
-            raise InvalidInput(
-                f"target {text!r} names no place: write {_EXAMPLES}", field="target"
-            )
+            raise InvalidInput(f"target {text!r} names no place: write {_EXAMPLES}", field="target")
         options = dict(parse_qsl(query, keep_blank_values=True))
         for name in options:
             if name not in _OPTIONS[scheme]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from types import FrameType
+from typing import Self
 
 import grpc
 import structlog
@@ -76,7 +77,7 @@ class RunningServer:
             server.server_close()  # pyright: ignore[reportAttributeAccessIssue] - same
             thread.join()
 
-    def __enter__(self) -> RunningServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,215 @@
+"""The ``penstock`` command: one front for the services and their clients.
+
+Commands of a service come from its package, by entry point, so that each one needs only the extra
+it belongs to.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+from penstock.errors import PenstockError
+
+__all__ = ["main"]
+
+_EXTRAS = {"convert": "converter", "doctor": "sampler", "train": "trainer"}
+
+
+class _EntryPointGroup(click.Group):
+    """A group whose further commands are entry points, loaded when they are used."""
+
+    def __init__(self, *args: object, entry_point_group: str, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # pyright: ignore[reportArgumentType] - click's own
+        self._points = {point.name: point for point in entry_points(group=entry_point_group)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Own commands and those of installed services."""
+        return sorted({*super().list_commands(ctx), *self._points})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command; a missing extra becomes advice."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in self._points:
+            return own
+        return _load(self._points[cmd_name])
+
+
+def _load(point: EntryPoint) -> click.Command:
+    extra = _EXTRAS.get(point.name, point.name)
+    try:
+        return point.load()
+    except ModuleNotFoundError as error:
+        missing = error.name
+
+    @click.command(
+        point.name,
+        help=f"Needs pip install 'penstock[{extra}]' (module {missing} is missing).",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def advise() -> None:
+        raise click.ClickException(
+            f"{point.name} needs the module {missing!r}: pip install 'penstock[{extra}]'"
+        )
+
+    return advise
+
+
+@click.group(
+    cls=_EntryPointGroup,
+    entry_point_group="penstock.commands",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="penstock")
+def penstock() -> None:
+    r"""The data plane of robot learning.
+
+    \b
+    Examples:
+      penstock convert bags/*.mcap --mapping robot.yaml --out dataset
+      penstock serve sampler --data 'dataset/hdf5/*.hdf5' --port 50051
+      penstock sample grpc://localhost:50051 --image-size 224 224
+      penstock train --hdf5-path grpc://localhost:50051 --max-timesteps 100000
+      penstock checkpoints list grpc://localhost:50053
+    """
+
+
+@penstock.group(cls=_EntryPointGroup, entry_point_group="penstock.services")
+def serve() -> None:
+    r"""Run one of the services.
+
+    \b
+    Examples:
+      penstock serve sampler --data '/data/*.hdf5' --host 0.0.0.0 --port 50051
+      penstock serve checkpointer --root /checkpoints --port 50053
+    """
+
+
+@penstock.command()
+@click.argument("target")
+@click.option("--timeout-s", default=5.0, show_default=True, help="Seconds to wait.")
+def health(target: str, timeout_s: float) -> None:
+    r"""Exit with 0 if the server at TARGET is serving, for probes.
+
+    \b
+    Example:
+      penstock health grpc://localhost:50051
+    """
+    from penstock.client.health import check_health
+    from penstock.targets import Target
+
+    found = check_health(Target.parse(target), timeout_s)
+    click.echo(found.status)
+    if not found.serving:
+        raise SystemExit(1)
+
+
+@penstock.command()
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--timeout-s", default=5.0, show_default=True, help="Seconds to wait for each.")
+def status(targets: tuple[str, ...], timeout_s: float) -> None:
+    r"""Show the health of servers and what they offer.
+
+    \b
+    Example:
+      penstock status grpc://localhost:50051 grpc://localhost:50053
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from penstock.client.health import check_health
+    from penstock.targets import Target
+
+    table = Table("target", "status", "services")
+    healthy = True
+    for text in targets:
+        try:
+            found = check_health(Target.parse(text), timeout_s)
+        except PenstockError as error:
+            healthy = False
+            table.add_row(text, "[red]away[/red]", error.message)
+            continue
+        healthy &= found.serving
+        own = [name for name in found.services if name.startswith("penstock.")]
+        color = "green" if found.serving else "red"
+        table.add_row(text, f"[{color}]{found.status}[/{color}]", ", ".join(own))
+    Console().print(table)
+    if not healthy:
+        raise SystemExit(1)
+
+
+@penstock.command()
+@click.argument("target")
+@click.option("--batch-size", default=256, show_default=True, help="Transitions in a batch.")
+@click.option("--batches", default=20, show_default=True, help="How many to fetch.")
+@click.option("--image-size", type=(int, int), help="Height and width; default: as stored.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the plan.")
+@click.option("--split", type=click.Choice(["train", "val", "all"]), default="all")
+@click.option("--retry-s", default=5.0, show_default=True, help="Seconds to wait for the server.")
+def sample(
+    target: str,
+    batch_size: int,
+    batches: int,
+    image_size: tuple[int, int] | None,
+    seed: int,
+    split: str,
+    retry_s: float,
+) -> None:
+    r"""Fetch batches from a dataset and show what is in them and how fast they come.
+
+    \b
+    Examples:
+      penstock sample 'file:///data/*.hdf5' --image-size 224 224
+      penstock sample grpc://localhost:50051 --batch-size 64 --batches 100
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    import penstock as sdk
+
+    console = Console()
+    plan = sdk.Plan.from_dict({"seed": seed, "batch_size": batch_size, "split": split})
+    with sdk.open_sampler(target, image_size=image_size, retry_s=retry_s) as sampler:
+        info = sampler.info
+        console.print(
+            f"{info.transitions} transitions, {info.episodes} episodes, {len(info.files)} files, "
+            f"{len(info.refused)} refused, version {info.version[:12]}"
+        )
+        for refused in info.refused:
+            console.print(f"[yellow]refused {refused.file_id}: {refused.message}[/yellow]")
+        begun, first = time.perf_counter(), None
+        for batch in sampler.batches(plan, stop_step=batches):
+            first = first or batch
+        seconds = time.perf_counter() - begun
+        table = Table("array", "shape", "dtype", "min", "max")
+        if first is not None:
+            arrays = {f"frames ({', '.join(first.cameras)})": first.frames, **first.columns}
+            for name, values in arrays.items():
+                low, high = (values.min(), values.max()) if values.size else ("", "")
+                table.add_row(name, str(values.shape), str(values.dtype), str(low), str(high))
+        console.print(table)
+        console.print(f"{batches / seconds:.1f} batches/s")
+        transfer = sampler.transfer
+        if transfer.wire_bytes:
+            console.print(
+                f"{transfer.wire_bytes / seconds / 1e6:.0f} MB/s on the wire, compression "
+                f"{transfer.raw_bytes / transfer.wire_bytes:.2f}, {transfer.retries} retries"
+            )
+
+
+def main() -> None:
+    """Run the command line; Penstock's errors become one line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        penstock()
+    except PenstockError as error:
+        click.secho(f"error: {error.message}", fg="red", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Errors on their way in: a failed call becomes the same exception the server raised."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from penstock.errors import InvalidInput, PenstockError, Unavailable, error_for_status
+
+__all__ = ["translated_errors"]
+
+
+@contextlib.contextmanager
+def translated_errors(target: object) -> Generator[None]:
+    """Raise Penstock's exceptions for calls that fail inside the block.
+
+    Args:
+        target: Whom the calls go to, for messages.
+
+    Raises:
+        PenstockError: Of the class, reason, metadata and field that the server sent.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _translate(error, target) from error
+
+
+def _translate(error: Any, target: object) -> PenstockError:
+    code: grpc.StatusCode = error.code()
+    kind = error_for_status(code.name)
+    message = error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE:
+        message = f"{target} does not answer: {message}: is the service running there?"
+    translated = kind(message)
+    status = rpc_status.from_call(error)
+    if status is None:
+        return translated
+    translated.message = status.message
+    translated.args = (status.message,)
+    info = error_details_pb2.ErrorInfo()
+    request = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(info):
+            translated.reason, translated.metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(request) and isinstance(translated, InvalidInput):
+            translated.field = request.field_violations[0].field
+        elif detail.Unpack(retry) and isinstance(translated, Unavailable):
+            translated.retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return translated

@@ -1,0 +1,98 @@
+"""Batches for PyTorch: the only module of the SDK that imports it.
+
+from penstock.torch import BatchDataset
+dataset = BatchDataset("grpc://localhost:50051", Plan(batch_size=256), image_size=(224, 224))
+for batch in dataset:
+    loss = model(batch["frames"].to("cuda", non_blocking=True), batch["joint"].to("cuda"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from penstock.batch import Batch
+from penstock.client.sampler import open_sampler
+from penstock.errors import InvalidInput
+from penstock.plan import Plan
+
+__all__ = ["BatchDataset", "to_tensors"]
+
+
+def to_tensors(batch: Batch) -> dict[str, Any]:
+    """A batch as tensors that share its memory.
+
+    Returns:
+        ``frames (B, 2, C, H, W, 3) uint8``, ``joint``, ``next_joint``, ``action``, ``reward``
+        (float32), ``terminal`` (bool), ``transition_ids`` (int64) and the integer ``step``.
+    """
+    tensors: dict[str, Any] = {"frames": torch.from_numpy(batch.frames)}
+    tensors |= {name: torch.from_numpy(values) for name, values in batch.columns.items()}
+    tensors["transition_ids"] = torch.from_numpy(batch.transition_ids)
+    tensors["step"] = batch.step
+    return tensors
+
+
+class BatchDataset(IterableDataset[dict[str, Any]]):
+    """Yields whole batches of a plan, without end, from any target.
+
+    It prefetches by itself; a DataLoader is not needed. In one, pass ``batch_size=None``: worker
+    ``i`` of ``n`` then yields every n-th step, so the loader gives the steps in order.
+
+    Args:
+        target: A sampler target, see :func:`penstock.open_sampler`.
+        plan: What to sample.
+        image_size: Height and width in pixels; None leaves images as stored.
+        prefetch: Batches that may wait for their use.
+        retry_s: Seconds to wait for a service that is away; None for the client's default.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        plan: Plan,
+        *,
+        image_size: tuple[int, int] | None = None,
+        prefetch: int = 4,
+        retry_s: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.target, self.plan = target, plan
+        self.image_size, self.prefetch, self.retry_s = image_size, prefetch, retry_s
+        self._next_step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plan and position; inside DataLoader workers use ``batch["step"] + 1`` as position."""
+        return {"plan": self.plan.to_dict(), "next_step": self._next_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the step after the last one that was yielded.
+
+        Raises:
+            InvalidInput: The state is of another plan.
+        """
+        if Plan.from_dict(state["plan"]) != self.plan:
+            raise InvalidInput(
+                f"the saved position is of the plan {state['plan']}, this dataset has "
+                f"{self.plan.to_dict()}: open it with the saved plan",
+                field="plan",
+            )
+        self._next_step = int(state["next_step"])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Open the target in the process that iterates, then yield step by step."""
+        worker = get_worker_info()
+        retry = {} if self.retry_s is None else {"retry_s": self.retry_s}
+        with open_sampler(self.target, image_size=self.image_size, **retry) as sampler:
+            steps = sampler.batches(
+                self.plan,
+                self._next_step + (worker.id if worker else 0),
+                stride=worker.num_workers if worker else 1,
+                prefetch=self.prefetch,
+            )
+            for batch in steps:
+                self._next_step = batch.step + 1
+                yield to_tensors(batch)
