@@ -13,25 +13,26 @@ from __future__ import annotations
 
 import heapq
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rosbags import rosbag1, rosbag2
 from rosbags.typesys import Stores, get_typestore
 
 from two_arm_reach.behaviour import Behaviour
 from two_arm_reach.cameras import CAMERAS
-from two_arm_reach.simulator import CONTROL_PERIOD_S, JOINT_NAMES, TwoArmReach, episode_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from two_arm_reach.simulator import Observation
+from two_arm_reach.simulator import (
+    CONTROL_PERIOD_S,
+    JOINT_NAMES,
+    Observation,
+    TwoArmReach,
+    episode_rng,
+)
 
 __all__ = [
     "BAG_FORMATS",

@@ -8,9 +8,9 @@ data teaches little, while the parts of the data that are good teach a lot.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from two_arm_reach.simulator import (
     ACTION_DIM,
@@ -22,9 +22,6 @@ from two_arm_reach.simulator import (
     TwoArmReach,
     episode_rng,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["Behaviour", "BehaviourMix", "EpisodeSummary", "inverse_kinematics", "replay"]
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from two_arm_reach.evaluate import PolicyView
+from two_arm_reach.evaluate import PolicyView, SelectAction
 from two_arm_reach.simulator import CONTROL_PERIOD_S, TwoArmReach, episode_rng
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from two_arm_reach.evaluate import SelectAction
 
 __all__ = ["animate", "film"]
 

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from two_arm_reach.cameras import CAMERAS
-from two_arm_reach.simulator import HORIZON, TwoArmReach, episode_rng
-
-if TYPE_CHECKING:
-    from two_arm_reach.simulator import Observation
+from two_arm_reach.simulator import HORIZON, Observation, TwoArmReach, episode_rng
 
 __all__ = ["Evaluation", "PolicyView", "SelectAction", "evaluate"]
 

@@ -9,24 +9,26 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import cv2
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from two_arm_reach.bags import BAG_FORMATS, PARTIAL, RecordingSpec, bag_path, record_episode
+from two_arm_reach.bags import (
+    BAG_FORMATS,
+    PARTIAL,
+    BagFormat,
+    RecordingSpec,
+    bag_path,
+    record_episode,
+)
 from two_arm_reach.behaviour import replay
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from two_arm_reach.bags import BagFormat
 
 __all__ = ["RecordingMismatchError", "main", "record"]
 
