@@ -1,4 +1,4 @@
-"""What a checkpoint may demand of the machine that reads it, checked before anything is allocated."""
+"""What a checkpoint may demand of its reader's memory, checked before anything is allocated."""
 
 from __future__ import annotations
 

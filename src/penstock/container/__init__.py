@@ -1,0 +1,23 @@
+"""The ``.pstk`` container: states of training runs as chunks with hashes, without pickle."""
+
+from penstock.container.codecs import Profile
+from penstock.container.index import MAGIC
+from penstock.container.limits import CHUNK_SIZE_BYTES, Limits
+from penstock.container.reader import Reader, Verified, read, verify
+from penstock.container.writer import Flattened, Written, flatten, write, write_file
+
+__all__ = [
+    "CHUNK_SIZE_BYTES",
+    "MAGIC",
+    "Flattened",
+    "Limits",
+    "Profile",
+    "Reader",
+    "Verified",
+    "Written",
+    "flatten",
+    "read",
+    "verify",
+    "write",
+    "write_file",
+]

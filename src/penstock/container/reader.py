@@ -1,0 +1,271 @@
+"""Reading ``.pstk`` files: nothing is believed before its hash and its bounds were checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from penstock.container.codecs import decode_chunk
+from penstock.container.index import (
+    FOOTER,
+    FOOTER_MAGIC,
+    MAGIC,
+    Chunk,
+    Index,
+    index_hash,
+    parse_index,
+)
+from penstock.container.limits import Limits
+from penstock.container.materialize import Materializer
+from penstock.container.tree import decode_tree, find_subtree
+from penstock.errors import Corrupt, InvalidInput, LimitExceeded, PenstockError
+
+__all__ = ["Reader", "Verified", "read", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """An intact file.
+
+    Attributes:
+        size_bytes: Of the file.
+        digest: xxh3-128 of the whole file, 16 bytes.
+        raw_size_bytes: Of all tensors once decoded.
+        chunk_count: Chunks whose hashes were checked.
+    """
+
+    size_bytes: int
+    digest: bytes
+    raw_size_bytes: int
+    chunk_count: int
+
+
+class Reader(AbstractContextManager["Reader"]):
+    """An open checkpoint whose size, footer and index are intact; chunks are checked when read.
+
+    Args:
+        source: A path, or a seekable file open for binary reading (which is not closed).
+        limits: What the file may demand; the default ones if None.
+
+    Raises:
+        Corrupt: It is truncated, damaged or no ``.pstk`` file.
+        InvalidInput: It is a pickle (a ``.pt`` file), which is never read here.
+        LimitExceeded: It is intact, but demands more than ``limits`` allow.
+        OSError: It cannot be opened or read.
+    """
+
+    def __init__(self, source: Path | BinaryIO, *, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._owns_file = isinstance(source, Path)
+        self._file = source.open("rb") if isinstance(source, Path) else source
+        self.name = str(getattr(self._file, "name", "checkpoint"))
+        try:
+            with self._naming_the_file():
+                self.index: Index = self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file if this reader opened it."""
+        if self._owns_file:
+            self._file.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """Strings that the writer left."""
+        return self.index.meta
+
+    def load(self, *, only: Sequence[Any] = (), device: str = "cpu", as_numpy: bool = False) -> Any:
+        """Decode the state, or the part of it that ``only`` leads to.
+
+        Args:
+            only: Keys from the root, e.g. ``("policy", "encoder")``; other tensors are not read.
+            device: Where torch tensors go.
+            as_numpy: Give NumPy arrays for torch tensors; torch is then not needed.
+
+        Raises:
+            Corrupt: A chunk does not match its hash.
+            InvalidInput: ``only`` leads nowhere.
+            Unsupported: The state holds torch tensors and torch is not installed, or ``as_numpy``
+                meets a dtype that NumPy does not have.
+        """
+        with self._naming_the_file():
+            node = find_subtree(self.index.tree, only)
+            leaves = Materializer(self.index, self._read_storage, device, as_numpy=as_numpy)
+            return decode_tree(node, leaves, self._limits)
+
+    def verify(self) -> Verified:
+        """Check every byte; memory stays at one chunk.
+
+        Raises:
+            Corrupt: A chunk does not match its hash, or the tree is malformed.
+        """
+        with self._naming_the_file():
+            decode_tree(self.index.tree, _Checker(self.index), self._limits)
+            hasher = xxhash.xxh3_128(MAGIC)
+            for number, storage in enumerate(self.index.storages):
+                offset = storage.offset_bytes
+                for chunk in storage.chunks:
+                    hasher.update(self._read_chunk(offset, chunk, number))
+                    offset += chunk.stored_bytes
+            # The tail is small: index and footer, both checked when the file was opened.
+            tail_offset = len(MAGIC) + sum(
+                chunk.stored_bytes for storage in self.index.storages for chunk in storage.chunks
+            )
+            hasher.update(self._read_at(tail_offset, self._size_bytes - tail_offset))
+        return Verified(
+            self._size_bytes,
+            hasher.digest(),
+            self.index.raw_size_bytes,
+            self.index.chunk_count,
+        )
+
+    def _open(self) -> Index:
+        self._size_bytes = self._file.seek(0, os.SEEK_END)
+        head = self._read_at(0, min(len(MAGIC), self._size_bytes))
+        if head != MAGIC:
+            raise _refusal(head, self._size_bytes)
+        if self._size_bytes < len(MAGIC) + FOOTER.size:
+            raise Corrupt(f"it is cut off after {self._size_bytes} bytes", reason="TRUNCATED")
+        footer = self._read_at(self._size_bytes - FOOTER.size, FOOTER.size)
+        offset, size_bytes, digest, magic = FOOTER.unpack(footer)
+        if magic != FOOTER_MAGIC or offset + size_bytes + FOOTER.size != self._size_bytes:
+            raise Corrupt(
+                f"its {self._size_bytes} bytes do not end in a footer: it is cut off or damaged",
+                reason="TRUNCATED",
+            )
+        if size_bytes > self._limits.index_size_bytes:
+            raise LimitExceeded(
+                f"its index has {size_bytes} bytes, the limit is {self._limits.index_size_bytes}",
+                reason="INDEX_SIZE",
+            )
+        data = self._read_at(offset, size_bytes)
+        if index_hash(data) != digest:
+            raise Corrupt("its index does not match its hash", reason="INDEX_HASH")
+        return parse_index(data, offset, self._limits)
+
+    def _read_at(self, offset_bytes: int, size_bytes: int) -> bytes:
+        self._file.seek(offset_bytes)
+        data = self._file.read(size_bytes)
+        if len(data) != size_bytes:
+            raise Corrupt(
+                f"{size_bytes} bytes were expected at {offset_bytes}, {len(data)} are there",
+                reason="TRUNCATED",
+            )
+        return data
+
+    def _read_chunk(self, offset_bytes: int, chunk: Chunk, storage: int) -> bytes:
+        stored = self._read_at(offset_bytes, chunk.stored_bytes)
+        if xxhash.xxh3_64_intdigest(stored) != chunk.xxh3_64:
+            raise Corrupt(
+                f"the chunk at byte {offset_bytes} (storage {storage}) does not match its hash",
+                reason="CHUNK_HASH",
+            )
+        return stored
+
+    def _read_storage(self, number: int, out: npt.NDArray[np.uint8]) -> None:
+        storage = self.index.storages[number]
+        offset, start = storage.offset_bytes, 0
+        for chunk in storage.chunks:
+            stored = self._read_chunk(offset, chunk, number)
+            piece = out[start : start + chunk.raw_bytes]
+            decode_chunk(stored, piece, storage.item_size_bytes, chunk.filter, chunk.codec)
+            offset += chunk.stored_bytes
+            start += chunk.raw_bytes
+
+    def _naming_the_file(self) -> _NamedFile:
+        return _NamedFile(self.name)
+
+
+def read(
+    source: Path | BinaryIO,
+    *,
+    only: Sequence[Any] = (),
+    device: str = "cpu",
+    as_numpy: bool = False,
+    limits: Limits | None = None,
+) -> Any:
+    """Read a state, or a part of it; ``Reader`` and its ``load`` tell arguments and errors."""
+    with Reader(source, limits=limits) as reader:
+        return reader.load(only=only, device=device, as_numpy=as_numpy)
+
+
+def verify(source: Path | BinaryIO, *, limits: Limits | None = None) -> Verified:
+    """Check every byte of a file in bounded memory; see ``Reader`` for errors."""
+    with Reader(source, limits=limits) as reader:
+        return reader.verify()
+
+
+class _NamedFile(AbstractContextManager[None]):
+    """Puts the file's name in front of an error's message."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, PenstockError) and not error.metadata.get("file"):
+            error.message = f"{self._name}: {error.message}"
+            error.args = (error.message,)
+            error.metadata["file"] = self._name
+
+
+class _Checker:
+    """Leaves that only check that what the tree refers to exists."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def tensor(self, number: int) -> Any:
+        if number >= len(self._index.entries):
+            raise Corrupt(f"the tree names tensor {number}, which is not there", reason="TREE")
+        return replace(self._index.entries[number])
+
+    def storage_bytes(self, number: int) -> bytes:
+        if number >= len(self._index.storages):
+            raise Corrupt(f"the tree names storage {number}, which is not there", reason="TREE")
+        return b""
+
+    def torch_value(self, kind: str, value: Any) -> Any:
+        return (kind, str(value))
+
+
+def _refusal(head: bytes, size_bytes: int) -> PenstockError:
+    if size_bytes == 0:
+        return Corrupt("the file is empty", reason="TRUNCATED")
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        return InvalidInput(
+            "this is a pickle or .pt file, which can run code when it is read and is not accepted: "
+            "convert it where you trust it, with: penstock checkpoints convert FILE.pt FILE.pstk",
+            field="content",
+            reason="PICKLE_REFUSED",
+        )
+    if MAGIC.startswith(head):
+        return Corrupt(f"it is cut off after {size_bytes} bytes", reason="TRUNCATED")
+    return Corrupt(
+        f"it begins with {head!r}, which is no .pstk checkpoint of this version: damaged, or "
+        "another format",
+        reason="MAGIC",
+    )
