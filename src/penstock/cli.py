@@ -66,7 +66,7 @@ def _load(point: EntryPoint) -> click.Command:
 )
 @click.version_option(package_name="penstock")
 def penstock() -> None:
-    r"""The data plane of robot learning.
+    """The data plane of robot learning.
 
     \b
     Examples:
@@ -80,7 +80,7 @@ def penstock() -> None:
 
 @penstock.group(cls=_EntryPointGroup, entry_point_group="penstock.services")
 def serve() -> None:
-    r"""Run one of the services.
+    """Run one of the services.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def serve() -> None:
 @click.argument("target")
 @click.option("--timeout-s", default=5.0, show_default=True, help="Seconds to wait.")
 def health(target: str, timeout_s: float) -> None:
-    r"""Exit with 0 if the server at TARGET is serving, for probes.
+    """Exit with 0 if the server at TARGET is serving, for probes.
 
     \b
     Example:
@@ -112,7 +112,7 @@ def health(target: str, timeout_s: float) -> None:
 @click.argument("targets", nargs=-1, required=True)
 @click.option("--timeout-s", default=5.0, show_default=True, help="Seconds to wait for each.")
 def status(targets: tuple[str, ...], timeout_s: float) -> None:
-    r"""Show the health of servers and what they offer.
+    """Show the health of servers and what they offer.
 
     \b
     Example:
@@ -159,7 +159,7 @@ def sample(
     split: str,
     retry_s: float,
 ) -> None:
-    r"""Fetch batches from a dataset and show what is in them and how fast they come.
+    """Fetch batches from a dataset and show what is in them and how fast they come.
 
     \b
     Examples:

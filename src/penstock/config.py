@@ -121,9 +121,9 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
     if origin is Literal:
         return click.Choice([str(value) for value in get_args(annotation)]), False
     if origin in (tuple, list):
-        inner: tuple[Any, ...] = get_args(annotation)
+        inner = list(get_args(annotation))
         if inner[-1] is not Ellipsis and len(inner) > 1:
-            return click.Tuple(list(inner)), False
+            return click.Tuple(inner), False
         return _click_type(inner[0])[0], True
     if annotation is Path:
         return click.Path(path_type=Path), False

@@ -1,0 +1,52 @@
+# Penstock. `make` alone prints what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The lerobot environment is apart: it pins other versions of torch and protobuf.
+LEROBOT := .venv-lerobot
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-docker check proto bench clean
+
+help: ## Print what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## Make the virtual environment (the machine's Python is left alone)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "uv>=0.7"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
+	touch $@
+
+$(LEROBOT)/.ready: tests/lerobot-requirements.txt $(VENV)/.ready
+	$(PYTHON) -m venv $(LEROBOT)
+	$(BIN)/uv pip install --quiet --python $(LEROBOT)/bin/python -r $<
+	touch $@
+
+demo: setup ## From a rosbag to a policy: record, convert, serve, train, evaluate
+	$(BIN)/python -m examples.demo
+
+test: setup $(LEROBOT)/.ready check ## Run the checks and all tests but the container ones
+	$(BIN)/python -m pytest -m "not docker"
+
+test-docker: setup ## Build the images and prove them with a real engine (installs one on Debian)
+	deploy/engine.sh
+	$(BIN)/python -m pytest -m docker tests/docker
+
+check: setup ## Lint, types, imports, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+proto: setup ## Generate the Python code of the protos
+	$(BIN)/python protos/generate.py
+
+bench: setup ## Run the benchmarks
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what was built, recorded and trained here (not the environments)
+	rm -rf build dist demo results .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
