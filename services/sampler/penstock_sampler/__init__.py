@@ -1,0 +1,1 @@
+"""The sampler: serves transitions out of HDF5 recordings, embedded or over gRPC."""
