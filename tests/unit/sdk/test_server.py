@@ -1,0 +1,193 @@
+import logging
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from penstock import errors
+from penstock.client.channel import open_channel, retrying
+from penstock.client.errors import translated_errors
+from penstock.client.health import check_health
+from penstock.server import ServerSettings, start
+from penstock.targets import Target
+from penstock.v1 import sampler_pb2 as pb
+from penstock.v1 import sampler_pb2_grpc
+
+
+class Faulty(sampler_pb2_grpc.SamplerServiceServicer):
+    """Raises what it is told to, at the start of a call or after the first message."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def GetDataset(self, request, context):  # noqa: N802 - named by the proto
+        raise self.error
+
+    def ListEpisodes(self, request, context):  # noqa: N802 - named by the proto
+        yield pb.ListEpisodesResponse()
+        raise self.error
+
+
+@pytest.fixture
+def serve():
+    running = []
+
+    def begin(error=None, **settings):
+        def register(server):
+            sampler_pb2_grpc.add_SamplerServiceServicer_to_server(Faulty(error), server)
+            return ["penstock.v1.SamplerService"]
+
+        running.append(start("sampler", ServerSettings(**settings), register))
+        return running[-1]
+
+    yield begin
+    for server in running:
+        server.stop(drain_s=0)
+
+
+def call(target, *, stream):
+    with open_channel(Target.parse(target)) as channel, translated_errors(target):
+        stub = sampler_pb2_grpc.SamplerServiceStub(channel)
+        if stream:
+            list(stub.ListEpisodes(pb.ListEpisodesRequest()))
+        else:
+            stub.GetDataset(pb.GetDatasetRequest())
+
+
+EVERY_ERROR = [
+    errors.InvalidInput("batch_size is 0", field="plan.batch_size", reason="TOO_SMALL"),
+    errors.DataFault("a.hdf5: no joint", metadata={"file": "a.hdf5"}),
+    errors.NotFound("no run x"),
+    errors.AlreadyExists("step 5 exists"),
+    errors.Conflict("another writer", reason="FENCED"),
+    errors.LimitExceeded("queue is full"),
+    errors.Unavailable("come back", retry_after_s=2.5),
+    errors.TimedOut("too slow"),
+    errors.Cancelled("called off"),
+    errors.Corrupt("bad hash"),
+    errors.Unauthenticated("no token"),
+    errors.PermissionDenied("not yours"),
+    errors.Unsupported("not here"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("error", EVERY_ERROR, ids=lambda error: error.status)
+def test_an_error_arrives_as_it_was_raised(serve, error, stream):
+    with pytest.raises(errors.PenstockError) as caught:
+        call(serve(error).target, stream=stream)
+    arrived = caught.value
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert (arrived.reason, arrived.metadata) == (error.reason, error.metadata)
+    assert getattr(arrived, "field", None) == getattr(error, "field", None)
+    assert getattr(arrived, "retry_after_s", None) == getattr(error, "retry_after_s", None)
+
+
+def test_an_unforeseen_fault_tells_the_client_no_details_and_the_log_all(serve, capfd):
+    secret = KeyError("/secret/path")
+    with pytest.raises(errors.Internal) as caught:
+        call(serve(secret).target, stream=False)
+    assert "secret" not in str(caught.value)
+    captured = capfd.readouterr()
+    assert "/secret/path" in captured.out + captured.err
+
+
+def test_a_full_disk_is_called_so(serve):
+    with pytest.raises(errors.LimitExceeded, match="disk is full") as caught:
+        call(serve(OSError(28, "No space left on device")).target, stream=False)
+    assert caught.value.reason == "DISK_FULL"
+
+
+def test_health_and_reflection_answer(serve):
+    server = serve()
+    health = check_health(Target.parse(server.target))
+    assert health.serving
+    assert "penstock.v1.SamplerService" in health.services
+    with open_channel(Target.parse(server.target)) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service="penstock.v1.SamplerService")
+        assert stub.Check(request).status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_metrics_count_calls_by_status(serve, unused_port):
+    server = serve(errors.NotFound("no"), metrics_port=unused_port)
+    with pytest.raises(errors.NotFound):
+        call(server.target, stream=True)
+    url = f"http://127.0.0.1:{unused_port}/metrics"
+    text = urllib.request.urlopen(url).read().decode()  # noqa: S310 - loopback
+    line = 'code="NOT_FOUND",method="/penstock.v1.SamplerService/ListEpisodes"'
+    assert any(line in each and "calls_total" in each for each in text.splitlines())
+
+
+def test_two_servers_never_share_a_port(serve):
+    port = int(serve().address.rpartition(":")[2])
+    with pytest.raises(errors.Unavailable, match="another"):
+        serve(port=port)
+
+
+def test_a_server_that_is_away_is_named():
+    with pytest.raises(errors.Unavailable, match=r"grpc://127.0.0.1:1 does not answer.*running"):
+        call("grpc://127.0.0.1:1", stream=False)
+
+
+def test_retries_are_said_and_end(caplog):
+    attempts = []
+
+    def away():
+        attempts.append(1)
+        raise errors.Unavailable("away")
+
+    with caplog.at_level(logging.WARNING), pytest.raises(errors.Unavailable):
+        retrying(away, target="there", retry_s=0.5)
+    assert len(attempts) >= 2
+    assert len(caplog.records) == len(attempts) - 1
+
+
+def test_only_unavailable_is_retried():
+    attempts = []
+
+    def wrong():
+        attempts.append(1)
+        raise errors.InvalidInput("wrong")
+
+    with pytest.raises(errors.InvalidInput):
+        retrying(wrong, target="there", retry_s=5)
+    assert len(attempts) == 1
+
+
+SERVER = """
+from penstock.server import ServerSettings, serve
+from penstock.v1 import sampler_pb2, sampler_pb2_grpc
+import threading
+class Slow(sampler_pb2_grpc.SamplerServiceServicer):
+    def ListEpisodes(self, request, context):
+        yield sampler_pb2.ListEpisodesResponse()
+        draining.wait(20)
+        yield sampler_pb2.ListEpisodesResponse()
+def register(server):
+    sampler_pb2_grpc.add_SamplerServiceServicer_to_server(Slow(), server)
+    return ["penstock.v1.SamplerService"]
+draining = threading.Event()
+serve("sampler", ServerSettings(port=PORT), register, on_drain=draining.set)
+"""
+
+
+def test_sigterm_lets_calls_in_flight_finish(unused_port):
+    process = subprocess.Popen([sys.executable, "-c", SERVER.replace("PORT", str(unused_port))])
+    try:
+        with open_channel(Target.parse(f"grpc://127.0.0.1:{unused_port}")) as channel:
+            stub = sampler_pb2_grpc.SamplerServiceStub(channel)
+            stream = stub.ListEpisodes(pb.ListEpisodesRequest(), wait_for_ready=True, timeout=30)
+            next(stream)
+            process.send_signal(signal.SIGTERM)
+            assert len(list(stream)) == 1
+            assert stream.code() is grpc.StatusCode.OK
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
