@@ -51,11 +51,6 @@ class SamplerSettings(DataSettings, ServerSettings):
     port: int = Field(
         DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
-    max_fetches: int = Field(
-        16,
-        ge=1,
-        description="Streams of transitions answered at a time; each holds group_bytes of frames.",
-    )
     group_bytes: int = Field(
         16 << 20, ge=1 << 20, description="Frames that one stream reads ahead of sending them."
     )

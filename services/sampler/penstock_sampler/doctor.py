@@ -1,0 +1,112 @@
+"""Diagnosis of one file: what is in it, every check, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+
+from penstock.errors import DataFault
+from penstock_sampler.examine import Examined, examine_open
+from penstock_sampler.files import FileIdentity
+from penstock_sampler.findings import Findings
+from penstock_sampler.opening import open_hdf5
+from penstock_sampler.options import DataOptions
+from penstock_sampler.quality import check_images, check_scalars
+from penstock_sampler.scalars import ScalarStore
+from penstock_sampler.scan import scan_file
+
+__all__ = ["Diagnosis", "Entry", "diagnose"]
+
+_MAX_ENTRIES = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A group or dataset of the file."""
+
+    path: str
+    description: str
+
+
+@dataclass
+class Diagnosis:
+    """What was found out about one file.
+
+    Attributes:
+        findings: Every check.
+        tree: Groups and datasets, at most 200.
+    """
+
+    findings: Findings
+    tree: list[Entry] = field(default_factory=list[Entry])
+
+    @property
+    def served(self) -> bool:
+        """Whether the sampler would serve the file."""
+        return not self.findings.faults
+
+
+def diagnose(path: Path, options: DataOptions) -> Diagnosis:
+    """Examine a file as the sampler does, and its values beyond that; raises nothing about it."""
+    diagnosis = Diagnosis(Findings(str(path)))
+    findings = diagnosis.findings
+    try:
+        identity = FileIdentity.of(path)
+        with open_hdf5(path) as file:
+            findings.ok("opens", f"{identity.size_bytes} bytes")
+            diagnosis.tree = _tree(file)
+            found = examine_open(file, options, findings)
+            if found is None:
+                return diagnosis
+            examined = Examined(identity, *found)
+            check_images(file, examined, findings)
+        layout = examined.layout
+        scalars = ScalarStore(layout.joint_dim, layout.action_dim)
+        try:
+            check_scalars(scan_file(path, examined, scalars).statistics, findings)
+        finally:
+            scalars.close()
+    except DataFault as error:
+        _note(findings, error.message, error.reason)
+    except OSError as error:
+        _note(findings, f"HDF5 cannot read it ({error}): copy or record it again", "UNREADABLE")
+    return diagnosis
+
+
+def _note(findings: Findings, message: str, reason: str) -> None:
+    what, _, remedy = message.removeprefix(f"{findings.file}: ").rpartition(": ")
+    findings.fail("readable", what, remedy=remedy, reason=reason)
+
+
+def _tree(file: h5py.File) -> list[Entry]:
+    entries: list[Entry] = []
+
+    def visit(name: str, node: object) -> bool | None:
+        if len(entries) >= _MAX_ENTRIES:
+            entries.append(Entry("...", "more is not shown"))
+            return True
+        if isinstance(node, h5py.Dataset):
+            entries.append(Entry(name, f"{node.shape} {node.dtype}, {_storage(node)}"))
+        else:
+            entries.append(Entry(name, "group"))
+        return None
+
+    file.visititems(visit)
+    return entries
+
+
+def _storage(dataset: h5py.Dataset) -> str:
+    if dataset.is_virtual:
+        return f"virtual, {len(dataset.virtual_sources())} sources"
+    if dataset.external:
+        return f"external, {len(dataset.external)} files"
+    if dataset.chunks is None:
+        return "contiguous"
+    filters = dataset.id.get_create_plist()
+    names = [
+        filters.get_filter(index)[3].decode(errors="replace") or str(filters.get_filter(index)[0])
+        for index in range(filters.get_nfilters())
+    ]
+    return f"chunks {dataset.chunks}" + (f", {' + '.join(names)}" if names else "")
