@@ -7,7 +7,7 @@ in this process. Both run the same code, so both give the same bytes.
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,11 @@ from penstock.dataset import DatasetInfo, EpisodeTable
 from penstock.errors import Unsupported
 from penstock.targets import Target
 
-__all__ = ["SamplerBackend", "load_backend"]
+if TYPE_CHECKING:
+    from penstock.checkpoints import CheckpointInfo, RunInfo, UploadRequest, UploadState
+    from penstock.container import Verified
+
+__all__ = ["CheckpointBackend", "SamplerBackend", "load_backend"]
 
 
 class SamplerBackend(Protocol):
@@ -42,6 +46,101 @@ class SamplerBackend(Protocol):
         Raises:
             InvalidInput: An id is out of range.
             DataFault: A file cannot be read any more; the message names it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release files."""
+        ...
+
+
+class CheckpointBackend(Protocol):
+    """Keeps checkpoints of one store; safe to call from several threads.
+
+    What ``commit`` has answered is on disk, verified, listed and loadable.
+    """
+
+    def begin_upload(self, request: UploadRequest) -> UploadState:
+        """Open an upload, or take up one of the same run, step and digest.
+
+        Raises:
+            InvalidInput: A name, the size or the digest is not valid.
+            AlreadyExists: The step has other content.
+            Conflict: A newer writer has taken over the run.
+            LimitExceeded: Too large, or the disk has no room.
+        """
+        ...
+
+    def append(self, upload_id: str, offset_bytes: int, data: bytes) -> int:
+        """Add bytes without a gap, at most 1 MiB; returns all that is received.
+
+        Raises:
+            NotFound: No such upload: begin again.
+            InvalidInput: The offset leaves a gap, or the content is a pickle.
+            Conflict: A newer writer has taken over the run.
+            LimitExceeded: The disk is full.
+        """
+        ...
+
+    def commit(self, upload_id: str) -> CheckpointInfo:
+        """Verify the whole, make it durable, list it, answer; asked again it answers the same.
+
+        Raises:
+            NotFound: No such upload: begin again.
+            DataFault: Bytes are missing.
+            Corrupt: The content does not match its digest or is no intact container.
+            Conflict: A newer writer has taken over the run.
+            LimitExceeded: The disk is full.
+        """
+        ...
+
+    def abort(self, upload_id: str) -> None:
+        """Give up an upload; unknown ones are no error."""
+        ...
+
+    def get(self, run: str, which: int | str = "latest") -> CheckpointInfo:
+        """Look up a step, a tag, or the newest intact step.
+
+        Raises:
+            NotFound: There is none.
+            Corrupt: What was asked for is damaged.
+        """
+        ...
+
+    def open_content(self, run: str, step: int) -> BinaryIO:
+        """Open the file of a checkpoint, seekable.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ...
+
+    def list(self, run: str) -> list[CheckpointInfo]:
+        """All checkpoints of a run by ascending step.
+
+        Raises:
+            NotFound: There is no such run.
+        """
+        ...
+
+    def runs(self) -> list[RunInfo]:
+        """All runs by name."""
+        ...
+
+    def delete(self, run: str, step: int) -> None:
+        """Delete one checkpoint and the tags on it.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ...
+
+    def verify(self, run: str, which: int | str = "latest") -> tuple[CheckpointInfo, Verified]:
+        """Read a checkpoint again and check every byte.
+
+        Raises:
+            NotFound: There is none.
+            Corrupt: It is damaged; names the place.
         """
         ...
 

@@ -3,7 +3,7 @@
 from penstock.container.codecs import Profile
 from penstock.container.index import MAGIC
 from penstock.container.limits import CHUNK_SIZE_BYTES, Limits
-from penstock.container.reader import Reader, Verified, read, verify
+from penstock.container.reader import Reader, Verified, check_magic, read, verify
 from penstock.container.writer import Flattened, Written, flatten, write, write_file
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Reader",
     "Verified",
     "Written",
+    "check_magic",
     "flatten",
     "read",
     "verify",

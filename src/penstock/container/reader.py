@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from penstock.chunks import Digest
 from penstock.container.codecs import decode_chunk
 from penstock.container.index import (
     FOOTER,
@@ -29,7 +30,7 @@ from penstock.container.materialize import Materializer
 from penstock.container.tree import decode_tree, find_subtree
 from penstock.errors import Corrupt, InvalidInput, LimitExceeded, PenstockError
 
-__all__ = ["Reader", "Verified", "read", "verify"]
+__all__ = ["Reader", "Verified", "check_magic", "read", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,12 @@ class Verified:
     """An intact file.
 
     Attributes:
-        size_bytes: Of the file.
-        digest: xxh3-128 of the whole file, 16 bytes.
+        digest: Size and hash of the whole file.
         raw_size_bytes: Of all tensors once decoded.
         chunk_count: Chunks whose hashes were checked.
     """
 
-    size_bytes: int
-    digest: bytes
+    digest: Digest
     raw_size_bytes: int
     chunk_count: int
 
@@ -132,8 +131,7 @@ class Reader(AbstractContextManager["Reader"]):
             )
             hasher.update(self._read_at(tail_offset, self._size_bytes - tail_offset))
         return Verified(
-            self._size_bytes,
-            hasher.digest(),
+            Digest(self._size_bytes, hasher.digest()),
             self.index.raw_size_bytes,
             self.index.chunk_count,
         )
@@ -141,8 +139,7 @@ class Reader(AbstractContextManager["Reader"]):
     def _open(self) -> Index:
         self._size_bytes = self._file.seek(0, os.SEEK_END)
         head = self._read_at(0, min(len(MAGIC), self._size_bytes))
-        if head != MAGIC:
-            raise _refusal(head, self._size_bytes)
+        check_magic(head)
         if self._size_bytes < len(MAGIC) + FOOTER.size:
             raise Corrupt(f"it is cut off after {self._size_bytes} bytes", reason="TRUNCATED")
         footer = self._read_at(self._size_bytes - FOOTER.size, FOOTER.size)
@@ -214,6 +211,34 @@ def verify(source: Path | BinaryIO, *, limits: Limits | None = None) -> Verified
         return reader.verify()
 
 
+def check_magic(head: bytes) -> None:
+    """Check the first bytes of a file.
+
+    Args:
+        head: The first 8 bytes, or all if there are fewer.
+
+    Raises:
+        Corrupt: They are no beginning of a ``.pstk`` file.
+        InvalidInput: They are the beginning of a pickle or a ``.pt`` file.
+    """
+    if head == MAGIC:
+        return
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        raise InvalidInput(
+            "this is a pickle or .pt file, which can run code when it is read and is not accepted: "
+            "convert it where you trust it, with: penstock checkpoints convert FILE.pt FILE.pstk",
+            field="content",
+            reason="PICKLE_REFUSED",
+        )
+    if MAGIC.startswith(head):
+        raise Corrupt(f"it ends after {len(head)} bytes", reason="TRUNCATED")
+    raise Corrupt(
+        f"it begins with {head!r}, which is no .pstk checkpoint of this version: damaged, or "
+        "another format",
+        reason="MAGIC",
+    )
+
+
 class _NamedFile(AbstractContextManager[None]):
     """Puts the file's name in front of an error's message."""
 
@@ -250,22 +275,3 @@ class _Checker:
 
     def torch_value(self, kind: str, value: Any) -> Any:
         return (kind, str(value))
-
-
-def _refusal(head: bytes, size_bytes: int) -> PenstockError:
-    if size_bytes == 0:
-        return Corrupt("the file is empty", reason="TRUNCATED")
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        return InvalidInput(
-            "this is a pickle or .pt file, which can run code when it is read and is not accepted: "
-            "convert it where you trust it, with: penstock checkpoints convert FILE.pt FILE.pstk",
-            field="content",
-            reason="PICKLE_REFUSED",
-        )
-    if MAGIC.startswith(head):
-        return Corrupt(f"it is cut off after {size_bytes} bytes", reason="TRUNCATED")
-    return Corrupt(
-        f"it begins with {head!r}, which is no .pstk checkpoint of this version: damaged, or "
-        "another format",
-        reason="MAGIC",
-    )

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from penstock.chunks import Digest
 from penstock.container.codecs import Profile, check_profile, encode_chunk
 from penstock.container.index import FOOTER, FOOTER_MAGIC, MAGIC, Chunk, encode_index, index_hash
 from penstock.container.limits import CHUNK_SIZE_BYTES, Limits
@@ -44,14 +45,12 @@ class Written:
     """What was written.
 
     Attributes:
-        size_bytes: Of the file.
-        digest: xxh3-128 of the whole file, 16 bytes.
+        digest: Size and hash of the whole file.
         raw_size_bytes: Of all tensors before encoding.
         chunk_count: Chunks of at most 1 MiB raw.
     """
 
-    size_bytes: int
-    digest: bytes
+    digest: Digest
     raw_size_bytes: int
     chunk_count: int
 
@@ -140,7 +139,7 @@ def write(
     put(index)
     put(FOOTER.pack(index_offset_bytes, len(index), index_hash(index), FOOTER_MAGIC))
     chunk_count = sum(len(chunks) for _, chunks in storages)
-    return Written(size_bytes, hasher.digest(), flat.raw_size_bytes, chunk_count)
+    return Written(Digest(size_bytes, hasher.digest()), flat.raw_size_bytes, chunk_count)
 
 
 def write_file(

@@ -1,0 +1,1 @@
+"""The checkpointer: keeps checkpoints so that what it acknowledged is never lost."""

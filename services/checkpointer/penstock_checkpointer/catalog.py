@@ -1,0 +1,306 @@
+"""The catalogue: which checkpoints, tags, uploads and writers there are (SQLite).
+
+Files are the truth; the catalogue makes them quick to find and is rebuilt from them when it is
+lost. Everything happens in transactions that are on disk when they end, and one writer at a time,
+also among processes.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.checkpoints import CheckpointInfo, RunInfo
+from penstock.chunks import Digest
+from penstock.errors import Corrupt, Internal, LimitExceeded, PenstockError
+
+__all__ = ["Catalog", "Upload"]
+
+_BUSY_TIMEOUT_S = 60.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS writers (
+    run TEXT PRIMARY KEY,
+    fencing_token INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS checkpoints (
+    run TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    raw_size_bytes INTEGER NOT NULL,
+    created_unix_ms INTEGER NOT NULL,
+    metrics TEXT NOT NULL,
+    PRIMARY KEY (run, step)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tags (
+    run TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    PRIMARY KEY (run, tag)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS uploads (
+    upload_id TEXT PRIMARY KEY,
+    run TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    raw_size_bytes INTEGER NOT NULL,
+    fencing_token INTEGER NOT NULL,
+    tags TEXT NOT NULL,
+    metrics TEXT NOT NULL,
+    created_unix_ms INTEGER NOT NULL,
+    committed INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+_CHECKPOINT = "run, step, size_bytes, digest, raw_size_bytes, created_unix_ms, metrics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload as the catalogue knows it; what arrived so far is the length of its part file."""
+
+    upload_id: str
+    run: str
+    step: int
+    digest: Digest
+    raw_size_bytes: int
+    fencing_token: int
+    tags: tuple[str, ...]
+    metrics: Mapping[str, float]
+    created_unix_ms: int
+    committed: bool
+
+
+class Catalog:
+    """One open catalogue; safe to call from several threads.
+
+    Args:
+        path: Of the database; created if missing.
+
+    Raises:
+        Corrupt: The file is damaged or no database.
+        LimitExceeded: The disk is full.
+        Internal: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        try:
+            self._database = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            self._set_up()
+        except sqlite3.DatabaseError as error:
+            raise _fault(error) from error
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """Everything inside happens at once and durably, or not at all; other writers wait.
+
+        Raises:
+            LimitExceeded: The disk is full.
+            Internal: The database is busy for a minute, or damaged.
+        """
+        with self._lock:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self._database.execute("COMMIT")
+                except BaseException:
+                    # SQLite may have rolled back by itself, as it does on a full disk.
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise _fault(error) from error
+
+    def checkpoint(self, run: str, step: int) -> CheckpointInfo | None:
+        """One checkpoint."""
+        rows = self._rows(
+            f"SELECT {_CHECKPOINT} FROM checkpoints WHERE run = ? AND step = ?",  # noqa: S608
+            run,
+            step,
+        )
+        return self._infos(rows)[0] if rows else None
+
+    def checkpoints(self, run: str) -> list[CheckpointInfo]:
+        """All checkpoints of a run by ascending step."""
+        query = f"SELECT {_CHECKPOINT} FROM checkpoints WHERE run = ? ORDER BY step"  # noqa: S608
+        return self._infos(self._rows(query, run))
+
+    def runs(self) -> list[RunInfo]:
+        """All runs that have checkpoints, by name."""
+        rows = self._rows(
+            "SELECT run, count(*), max(step), sum(size_bytes) FROM checkpoints "
+            "GROUP BY run ORDER BY run"
+        )
+        return [
+            RunInfo(name=name, checkpoints=count, latest_step=step, stored_bytes=size)
+            for name, count, step, size in rows
+        ]
+
+    def tagged_step(self, run: str, tag: str) -> int | None:
+        """The step that a tag points at."""
+        rows = self._rows("SELECT step FROM tags WHERE run = ? AND tag = ?", run, tag)
+        return rows[0][0] if rows else None
+
+    def put_checkpoint(self, info: CheckpointInfo) -> None:
+        """Add or replace a checkpoint; its tags move to it. Needs a transaction."""
+        self._database.execute(
+            f"INSERT OR REPLACE INTO checkpoints ({_CHECKPOINT}) "  # noqa: S608
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                info.run,
+                info.step,
+                info.digest.size_bytes,
+                info.digest.xxh3_128,
+                info.raw_size_bytes,
+                info.created_unix_ms,
+                json.dumps(dict(info.metrics)),
+            ),
+        )
+        for tag in info.tags:
+            self._database.execute(
+                "INSERT OR REPLACE INTO tags (run, tag, step) VALUES (?, ?, ?)",
+                (info.run, tag, info.step),
+            )
+
+    def clear_checkpoints(self) -> None:
+        """Forget all checkpoints and tags. Needs a transaction."""
+        self._database.execute("DELETE FROM checkpoints")
+        self._database.execute("DELETE FROM tags")
+
+    def remove_checkpoint(self, run: str, step: int) -> None:
+        """Forget a checkpoint and the tags on it. Needs a transaction."""
+        self._database.execute("DELETE FROM checkpoints WHERE run = ? AND step = ?", (run, step))
+        self._database.execute("DELETE FROM tags WHERE run = ? AND step = ?", (run, step))
+
+    def fencing_token(self, run: str) -> int:
+        """The newest token given to a writer of the run; 0 if there was none."""
+        rows = self._rows("SELECT fencing_token FROM writers WHERE run = ?", run)
+        return rows[0][0] if rows else 0
+
+    def put_fencing_token(self, run: str, token: int) -> None:
+        """Make ``token`` the newest one. Needs a transaction."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO writers (run, fencing_token) VALUES (?, ?)", (run, token)
+        )
+
+    def upload(self, upload_id: str) -> Upload | None:
+        """One upload."""
+        rows = self._rows("SELECT * FROM uploads WHERE upload_id = ?", upload_id)
+        return _upload(rows[0]) if rows else None
+
+    def uploads(self) -> list[Upload]:
+        """All uploads, committed ones too until they expire."""
+        return [_upload(row) for row in self._rows("SELECT * FROM uploads")]
+
+    def put_upload(self, upload: Upload) -> None:
+        """Add or replace an upload. Needs a transaction."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                upload.upload_id,
+                upload.run,
+                upload.step,
+                upload.digest.size_bytes,
+                upload.digest.xxh3_128,
+                upload.raw_size_bytes,
+                upload.fencing_token,
+                json.dumps(upload.tags),
+                json.dumps(dict(upload.metrics)),
+                upload.created_unix_ms,
+                int(upload.committed),
+            ),
+        )
+
+    def remove_upload(self, upload_id: str) -> None:
+        """Forget an upload. Needs a transaction."""
+        self._database.execute("DELETE FROM uploads WHERE upload_id = ?", (upload_id,))
+
+    def _set_up(self) -> None:
+        try:
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            _check_pages(self._database)
+            self._database.executescript(_SCHEMA)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        with self._lock:
+            try:
+                return self._database.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise _fault(error) from error
+
+    def _infos(self, rows: list[Any]) -> list[CheckpointInfo]:
+        tags: dict[int, list[str]] = {}
+        if rows:
+            query = "SELECT step, tag FROM tags WHERE run = ? ORDER BY tag"
+            for step, tag in self._rows(query, rows[0][0]):
+                tags.setdefault(step, []).append(tag)
+        return [
+            CheckpointInfo(
+                run=run,
+                step=step,
+                digest=Digest(size, digest),
+                raw_size_bytes=raw_size,
+                created_unix_ms=created,
+                tags=tuple(tags.get(step, ())),
+                metrics=json.loads(metrics),
+            )
+            for run, step, size, digest, raw_size, created, metrics in rows
+        ]
+
+
+def _upload(row: Any) -> Upload:
+    return Upload(
+        upload_id=row[0],
+        run=row[1],
+        step=row[2],
+        digest=Digest(row[3], row[4]),
+        raw_size_bytes=row[5],
+        fencing_token=row[6],
+        tags=tuple(json.loads(row[7])),
+        metrics=json.loads(row[8]),
+        created_unix_ms=row[9],
+        committed=bool(row[10]),
+    )
+
+
+def _fault(error: sqlite3.DatabaseError) -> PenstockError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return LimitExceeded(
+            "the disk of the checkpoint store is full: free space or delete checkpoints",
+            reason="DISK_FULL",
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Corrupt(
+            f"the catalogue of the checkpoint store is damaged: {error}: restart the service, "
+            "which rebuilds it from the files",
+            reason="CATALOG_DAMAGED",
+        )
+    return Internal(f"the catalogue of the checkpoint store fails: {error}", reason="CATALOG")
+
+
+def _check_pages(database: sqlite3.Connection) -> None:
+    ((found,),) = database.execute("PRAGMA quick_check(1)").fetchall()
+    if found != "ok":
+        raise Corrupt(f"the catalogue is damaged: {found}", reason="CATALOG_DAMAGED")

@@ -1,0 +1,78 @@
+"""File operations that are on disk when they return, and the meaning of their failures."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from penstock.errors import Internal, LimitExceeded, PenstockError
+
+__all__ = ["disk_fault", "locked_file", "make_directory", "sync_directory", "write_durably"]
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: renames, new files, deletions."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory durably; its parent must exist. Nothing happens if it is there."""
+    if not path.is_dir():
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a small file's content at once; the caller syncs the directory."""
+    part = path.with_name(f".{path.name}.part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    part.rename(path)
+
+
+@contextmanager
+def locked_file(path: Path) -> Generator[int]:
+    """Open an existing file for reading and writing, alone among threads and processes.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    handle = os.open(path, os.O_RDWR)
+    try:
+        # A description of one's own per call: the lock holds between threads as well.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def disk_fault(error: OSError, doing: str) -> PenstockError:
+    """The error that callers see when the disk refuses.
+
+    Args:
+        error: From the operating system.
+        doing: What was tried, e.g. ``"storing chunks of run-a/100"``.
+    """
+    if error.errno in _DISK_FULL:
+        return LimitExceeded(
+            f"{doing}: the disk of the checkpoint store is full ({error.strerror}): free space or "
+            "delete checkpoints, then save again; nothing that was acknowledged is lost",
+            reason="DISK_FULL",
+        )
+    return Internal(f"{doing}: {error.strerror or error}", reason="DISK_ERROR")
