@@ -1,10 +1,10 @@
 """Fixtures that several test folders use."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
+from service_process import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -12,9 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def unused_port():
     """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture(scope="session")
