@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 import tenacity
 
@@ -38,7 +39,7 @@ class ServiceProcess:
     def target(self) -> str:
         return f"grpc://127.0.0.1:{self.port}"
 
-    def start(self) -> ServiceProcess:
+    def start(self) -> Self:
         """Start it and return when it reports healthy."""
         command = [sys.executable, "-m", "penstock.cli", "serve", self.name, *self.arguments]
         with self.log.open("ab") as log:
@@ -72,7 +73,7 @@ class ServiceProcess:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
-    def __enter__(self) -> ServiceProcess:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

@@ -4,14 +4,14 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from penstock_sampler.backend import open_backend
+from penstock_sampler.service import SamplerService
 from service_process import ServiceProcess
 
 import penstock
 from penstock.errors import InvalidInput
 from penstock.server import ServerSettings, start
 from penstock.targets import Target
-from penstock_sampler.backend import open_backend
-from penstock_sampler.service import SamplerService
 
 CAMERAS = ("left_image", "right_image", "global_image")
 IMAGE_SIZE = (24, 20)

@@ -56,7 +56,20 @@ def test_every_field_is_a_flag():
     def command(settings):
         seen.append(settings)
 
-    arguments = "--name r --cameras a --cameras b --image-size 3 4 --verbose --folder /x".split()
+    arguments = [
+        "--name",
+        "r",
+        "--cameras",
+        "a",
+        "--cameras",
+        "b",
+        "--image-size",
+        "3",
+        "4",
+        "--verbose",
+        "--folder",
+        "/x",
+    ]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert seen[0].model_dump() == {
