@@ -1,0 +1,1 @@
+"""The trainer: offline reinforcement learning from a sampler, its state in a checkpointer."""

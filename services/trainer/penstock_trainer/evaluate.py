@@ -1,0 +1,110 @@
+"""Evaluation without a robot: what a learner makes of episodes it has never seen.
+
+Held-out episodes are chosen by the plan's split, whole episodes at a time, and the transitions
+looked at are the same in every evaluation of a run. Nothing random is drawn and no state changes,
+so that a run with evaluations learns exactly what one without them does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from penstock.client.sampler import SamplerClient
+from penstock.errors import InvalidInput
+from penstock.plan import Plan
+from penstock_trainer.algorithm import Algorithm
+from penstock_trainer.normalise import Normaliser
+from penstock_trainer.transitions import Transitions
+
+__all__ = ["EVALUATION_NAMES", "HeldOut", "summarise"]
+
+EVALUATION_NAMES = (
+    "val_score",
+    "val_action_error",
+    "val_good_action_error",
+    "val_advantage_share",
+    "val_td_error",
+    "val_policy_q",
+)
+"""Keys of an evaluation; behaviour cloning has no critic and gives the first two alone."""
+
+
+class HeldOut:
+    """The held-out transitions of a run.
+
+    Args:
+        sampler: Where they come from.
+        plan: The plan of the training; only its split changes.
+        limit: Most transitions to look at.
+
+    Raises:
+        InvalidInput: The split leaves no episode out.
+    """
+
+    def __init__(self, sampler: SamplerClient, plan: Plan, limit: int) -> None:
+        values = plan.to_dict() | {"split": "val", "sampling": "uniform", "rank": 0, "world": 1}
+        try:
+            view = sampler.view(Plan.from_dict(values | {"batch_size": 1}))
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"train_test_split {plan.train_fraction} holds out no episode of "
+                f"{sampler.info.episodes}: lower it, or set it to 1 to train without evaluation",
+                field="train_test_split",
+            ) from error
+        self.transitions = min(limit, view.transitions)
+        size = min(plan.batch_size, self.transitions)
+        steps = -(-self.transitions // size)
+        view = sampler.view(Plan.from_dict(values | {"batch_size": size, "sampling": "epoch"}))
+        ids = np.concatenate([view.transition_ids(step) for step in range(steps)])
+        self._parts = np.array_split(ids[: self.transitions], steps)
+        self._sampler = sampler
+
+    def measure(
+        self, algorithm: Algorithm, normaliser: Normaliser, device: torch.device
+    ) -> dict[str, float]:
+        """Evaluate a learner.
+
+        Returns:
+            The figures of :func:`summarise`.
+        """
+        parts: dict[str, list[torch.Tensor]] = {}
+        for ids in self._parts:
+            batch = Transitions.from_batch(self._sampler.fetch(ids), normaliser, device)
+            for name, values in algorithm.validate(batch).items():
+                parts.setdefault(name, []).append(values.cpu())
+        measures = {name: torch.cat(values) for name, values in parts.items()}
+        return summarise(measures)
+
+
+def summarise(measures: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Per-transition measures ``(N,)`` to the figures of an evaluation.
+
+    ``val_score`` selects the best model; greater is better. Behaviour cloning is judged by its
+    error on held-out actions. For an algorithm with a critic that error says little, because the
+    data also holds what a good policy must not do. There the score is the policy's gain: how much
+    more the target critic expects of the policy's actions than of those recorded in the same
+    states. The difference cancels the drift of all values that goes with learning; the lower of
+    two averaged critics and the bounds of possible returns hold back what is over-estimated.
+
+    Returns:
+        ``val_score``; ``val_action_error``, mean squared error of the policy's actions in z-scores;
+        and where there is a critic ``val_good_action_error`` (on transitions with a positive
+        advantage alone, if there are any), ``val_advantage_share``, ``val_td_error`` (mean
+        squared) and ``val_policy_q`` (mean value of the policy's actions).
+    """
+    error = measures["error"]
+    action_error = float(error.mean())
+    if "policy_q" not in measures:
+        return {"val_score": -action_error, "val_action_error": action_error}
+    good = measures["advantage"] > 0
+    figures = {
+        "val_score": float((measures["policy_q"] - measures["data_q"]).mean()),
+        "val_action_error": action_error,
+        "val_advantage_share": float(good.float().mean()),
+        "val_td_error": float(measures["td_error"].mean()),
+        "val_policy_q": float(measures["policy_q"].mean()),
+    }
+    if good.any():
+        figures["val_good_action_error"] = float(error[good].mean())
+    return figures
