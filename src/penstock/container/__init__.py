@@ -1,6 +1,6 @@
 """The ``.pstk`` container: states of training runs as chunks with hashes, without pickle."""
 
-from penstock.container.codecs import Profile
+from penstock.container.codecs import Profile, check_profile
 from penstock.container.index import MAGIC
 from penstock.container.limits import CHUNK_SIZE_BYTES, Limits
 from penstock.container.reader import Reader, Verified, check_magic, read, verify
@@ -16,6 +16,7 @@ __all__ = [
     "Verified",
     "Written",
     "check_magic",
+    "check_profile",
     "flatten",
     "read",
     "verify",

@@ -1,0 +1,38 @@
+"""Command of the checkpointer: ``penstock serve checkpointer``."""
+
+from __future__ import annotations
+
+import click
+
+from penstock.config import settings_options
+from penstock_checkpointer.settings import CheckpointerSettings
+
+__all__ = ["serve"]
+
+
+@click.command("checkpointer")
+@settings_options(CheckpointerSettings)
+def serve(settings: CheckpointerSettings) -> None:
+    """Keep checkpoints of training runs, verified and durable.
+
+    \b
+    Examples:
+      penstock serve checkpointer --root checkpoints
+      penstock serve checkpointer --root /data/checkpoints --host 0.0.0.0 --metrics-port 9090
+      PENSTOCK_ROOT=/data/checkpoints penstock serve checkpointer
+    """
+    from prometheus_client import REGISTRY
+
+    from penstock.server import configure_logging
+    from penstock.server import serve as serve_until_signal
+    from penstock_checkpointer.metrics import StoreCollector
+    from penstock_checkpointer.service import CheckpointService
+    from penstock_checkpointer.store import Store
+
+    configure_logging(settings.log_level, settings.log_format)
+    store = Store(settings.root, settings.store_limits())
+    REGISTRY.register(StoreCollector(store, settings.root))
+    try:
+        serve_until_signal("checkpointer", settings, CheckpointService(store).register)
+    finally:
+        store.close()

@@ -1,0 +1,292 @@
+"""Checkpoints as their users see them: save, load, list, tag, delete; embedded or remote."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from penstock.backends import load_backend
+from penstock.checkpoints import (
+    LATEST,
+    CheckpointInfo,
+    RunInfo,
+    UploadRequest,
+    UploadState,
+    check_run,
+    check_step,
+    check_tag,
+)
+from penstock.client.channel import RETRY_S
+from penstock.client.checkpoint_files import load_file
+from penstock.client.checkpoint_store import CheckpointStore, EmbeddedStore, RemoteStore
+from penstock.container import Profile, Reader, write
+from penstock.errors import InvalidInput, NotFound
+from penstock.targets import Target
+
+__all__ = ["CheckpointClient", "WriterTokens", "load_checkpoint", "open_checkpoints"]
+
+
+class WriterTokens:
+    """Fencing tokens of one writer, by store and run.
+
+    A process is one writer: its clients share their tokens, so that they do not fence each other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tokens: dict[tuple[str, str], int] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
+
+    def begin(self, store: str, run: str, begin: Callable[[int], UploadState]) -> UploadState:
+        """Begin an upload with the token of the run, one at a time, and keep the answered one."""
+        key = (store, run)
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            state = begin(self._tokens.get(key, 0))
+            self._tokens[key] = state.fencing_token
+            return state
+
+    def forget(self, store: str, run: str) -> None:
+        """Ask for a new token at the next upload, which takes the run over."""
+        self._tokens.pop((store, run), None)
+
+
+_PROCESS_TOKENS = WriterTokens()
+
+
+class CheckpointClient:
+    """Saves and loads checkpoints of one store. Safe to use from several threads.
+
+    Args:
+        target: Where the store is; ``str(target)`` names it for fencing.
+        store: How it is reached.
+        counts: Counts retries and resumed transfers.
+        tokens: Of this writer; those of the process if None.
+
+    Attributes:
+        counts: ``retries``, ``uploads_resumed``, ``uploads_resent``, ``downloads_resumed``.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        store: CheckpointStore,
+        counts: Counter[str],
+        tokens: WriterTokens | None = None,
+    ) -> None:
+        self.counts = counts
+        self._target, self._store = target, store
+        self._tokens = tokens or _PROCESS_TOKENS
+
+    def save(
+        self,
+        state: Any,
+        run: str,
+        step: int,
+        *,
+        tags: Sequence[str] = (),
+        metrics: Mapping[str, float] | None = None,
+        compress: Profile = "small",
+    ) -> CheckpointInfo:
+        """Save a state; when this returns it is verified, durable and listed.
+
+        Saving the same content again is no error and moves the tags to it.
+
+        Args:
+            state: Dicts, lists, numbers, strings, tensors, arrays: see ``penstock.container``.
+            run: Name of the run: letters, digits, ``.``, ``_``, ``-``.
+            step: Step of the run.
+            tags: Names that will point at this step, e.g. ``("best",)``.
+            metrics: Numbers kept beside it, e.g. ``{"val_loss": 0.12}``.
+            compress: ``small``, ``lz4`` or ``none``.
+
+        Raises:
+            InvalidInput: The state holds a type that cannot be kept (named with its path), or a
+                name is not valid.
+            AlreadyExists: The step exists with other content.
+            Conflict: A newer writer has taken over the run.
+            LimitExceeded: Too large, or the disk of the store is full.
+            Unavailable: The service stayed away.
+        """
+        check_run(run)
+        check_step(step)
+        for tag in tags:
+            check_tag(tag)
+        meta = {"writer": f"penstock {version('penstock')}", "run": run, "step": str(step)}
+        # A file rather than memory: what is sent must be there until the store has it all.
+        with tempfile.TemporaryFile(prefix="penstock-", suffix=".pstk") as file:
+            written = write(state, file, compress=compress, meta=meta)
+            file.flush()
+            request = UploadRequest(
+                run=run,
+                step=step,
+                digest=written.digest,
+                raw_size_bytes=written.raw_size_bytes,
+                fencing_token=0,
+                tags=tuple(tags),
+                metrics=dict(metrics or {}),
+            )
+            return self._store.upload(
+                request, file, lambda begin: self._tokens.begin(str(self._target), run, begin)
+            )
+
+    def load(
+        self,
+        run: str,
+        which: int | str = LATEST,
+        *,
+        only: Sequence[Any] = (),
+        map_location: str = "cpu",
+        as_numpy: bool = False,
+    ) -> Any:
+        """Load a state, every byte checked.
+
+        Args:
+            run: Name of the run.
+            which: A step, a tag, or ``latest`` for the newest intact step.
+            only: Keys that lead to the part wanted, e.g. ``("policy",)``.
+            map_location: Where torch tensors go.
+            as_numpy: Give NumPy arrays for torch tensors; torch is then not needed.
+
+        Raises:
+            NotFound: No such run, step or tag.
+            Corrupt: It is damaged.
+            Unavailable: The service stayed away.
+        """
+        with self._store.open_content(self.get(run, which)) as file, Reader(file) as reader:
+            return reader.load(only=only, device=map_location, as_numpy=as_numpy)
+
+    def open(self, run: str, which: int | str = LATEST) -> BinaryIO:
+        """Open the ``.pstk`` file of a checkpoint for reading; the caller closes it.
+
+        Raises:
+            NotFound, Corrupt, Unavailable: As ``load``.
+        """
+        return self._store.open_content(self.get(run, which))
+
+    def get(self, run: str, which: int | str = LATEST) -> CheckpointInfo:
+        """Look up a step, a tag, or the newest intact step.
+
+        Raises:
+            NotFound: There is none.
+            Corrupt: What was asked for is damaged.
+        """
+        return self._store.get(check_run(run), which)
+
+    def latest(self, run: str) -> CheckpointInfo | None:
+        """The newest intact step, or None if the run has none (or does not exist)."""
+        try:
+            return self.get(run, LATEST)
+        except NotFound:
+            return None
+
+    def list(self, run: str) -> list[CheckpointInfo]:
+        """All checkpoints of a run by ascending step.
+
+        Raises:
+            NotFound: There is no such run.
+        """
+        return self._store.list(check_run(run))
+
+    def runs(self) -> list[RunInfo]:
+        """All runs by name."""
+        return self._store.runs()
+
+    def delete(self, run: str, step: int) -> None:
+        """Delete one checkpoint and the tags on it.
+
+        Raises:
+            NotFound: There is none.
+        """
+        self._store.delete(check_run(run), check_step(step))
+
+    def verify(self, run: str, which: int | str = LATEST) -> tuple[CheckpointInfo, int]:
+        """Check every byte where it is stored; gives the number of chunks too.
+
+        Raises:
+            NotFound: There is none.
+            Corrupt: It is damaged; names the place.
+        """
+        return self._store.verify(check_run(run), which)
+
+    def take_over(self, run: str) -> None:
+        """Become the newest writer of a run with the next save; the others are refused then."""
+        self._tokens.forget(str(self._target), run)
+
+    def close(self) -> None:
+        """Close the connection or the store."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_checkpoints(
+    target: str | Target, *, retry_s: float = RETRY_S, tokens: WriterTokens | None = None
+) -> CheckpointClient:
+    """Open a store: ``file:///directory`` in this process, or ``grpc://host:50053``.
+
+    Args:
+        target: Where it is; a directory is created if it is missing.
+        retry_s: How long to wait for a service that is away.
+        tokens: Of this writer; those of the process if None.
+
+    Raises:
+        InvalidInput: The target is not valid.
+        Unsupported: An embedded store needs ``pip install 'penstock[checkpointer]'``.
+    """
+    target = Target.parse(target) if isinstance(target, str) else target
+    counts: Counter[str] = Counter()
+    if target.scheme == "grpc":
+        return CheckpointClient(target, RemoteStore(target, retry_s, counts), counts, tokens)
+    if len(target.locations) == 1:
+        target = Target("file", (str(Path(target.locations[0]).absolute()),), target.options)
+    store = EmbeddedStore(load_backend("checkpointer", target))
+    return CheckpointClient(target, store, counts, tokens)
+
+
+def load_checkpoint(
+    path_or_target: str | Path,
+    run: str | None = None,
+    step: int | str = LATEST,
+    *,
+    map_location: str = "cpu",
+    only: Sequence[Any] = (),
+) -> Any:
+    """Load a checkpoint from wherever it is.
+
+    With ``run``, ``path_or_target`` is a store (``grpc://host:50053``, ``file:///directory``).
+    Without, it is a file; its content says what it is, not its name: ``.pstk``, ``.pt`` (tensors
+    and plain values only, as ``torch.load(weights_only=True)``), either of them inside an LZ4
+    frame, or safetensors.
+
+    Args:
+        path_or_target: A store or a file.
+        run: Name of the run in a store.
+        step: A step, a tag or ``latest``.
+        map_location: Where torch tensors go.
+        only: Keys that lead to the part wanted.
+
+    Raises:
+        InvalidInput: A store without ``run``.
+        NotFound: No such file, run, step or tag.
+        Corrupt: It is damaged.
+        DataFault: It is no checkpoint that can be read, or holds pickled objects.
+    """
+    if run is not None:
+        with open_checkpoints(str(path_or_target)) as client:
+            return client.load(run, step, only=only, map_location=map_location)
+    text = str(path_or_target)
+    path = Path(text.removeprefix("file://"))
+    if text.startswith("grpc://") or path.is_dir():
+        raise InvalidInput(f"{text} is a store: give the run to load from", field="run")
+    return load_file(path, map_location=map_location, only=only)

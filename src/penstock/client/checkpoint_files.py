@@ -1,0 +1,154 @@
+"""Checkpoint files of all kinds, told apart by their first bytes, never by their names."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import struct
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import lz4.frame
+
+from penstock.container import MAGIC, Limits, Reader
+from penstock.container.torch_bridge import require_torch
+from penstock.errors import Corrupt, DataFault, InvalidInput, LimitExceeded, NotFound, Unsupported
+
+__all__ = ["load_file"]
+
+_LZ4_FRAME = b"\x04\x22\x4d\x18"
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+_HEAD_BYTES = 16
+_PIECE_BYTES = 1 << 20
+_SAFETENSORS_HEADER_BYTES = 100 << 20
+
+_TORCH_FAULTS = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
+
+
+def load_file(path: Path, *, map_location: str = "cpu", only: Sequence[Any] = ()) -> Any:
+    """Load a state from a file.
+
+    Args:
+        path: ``.pstk``, ``.pt``, safetensors, or the first two inside an LZ4 frame.
+        map_location: Where torch tensors go.
+        only: Keys that lead to the part wanted.
+
+    Raises:
+        NotFound: There is no such file.
+        Corrupt: It is damaged.
+        DataFault: It is no checkpoint, or holds pickled objects.
+        InvalidInput: ``only`` leads nowhere.
+        LimitExceeded: It decompresses to more than a checkpoint may have.
+    """
+    try:
+        with path.open("rb") as file:
+            return _load(file, str(path), map_location, only)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {path}") from error
+
+
+def _load(file: BinaryIO, name: str, map_location: str, only: Sequence[Any]) -> Any:
+    head = _head(file)
+    if head.startswith(_LZ4_FRAME):
+        with tempfile.TemporaryFile(prefix="penstock-") as plain:
+            _decompress(file, plain, name)
+            if _head(plain).startswith(_LZ4_FRAME):
+                raise DataFault(f"{name} is an LZ4 frame inside an LZ4 frame: decompress it once")
+            return _load(plain, f"{name} (decompressed)", map_location, only)
+    if head.startswith(MAGIC[:5]):
+        with Reader(file) as reader:
+            return reader.load(only=only, device=map_location)
+    if head.startswith((_ZIP, _PICKLE)):
+        return _part(_load_torch(file, name, map_location), only)
+    if _is_safetensors(file, head):
+        return _part(_load_safetensors(file, name, map_location), only)
+    if not head:
+        raise Corrupt(f"{name} is empty", reason="TRUNCATED")
+    raise DataFault(
+        f"{name} begins with {head[:8]!r}, which is no checkpoint: expected .pstk, .pt, an LZ4 "
+        "frame of one of them, or safetensors",
+        reason="UNKNOWN_FORMAT",
+    )
+
+
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    return head
+
+
+def _decompress(file: BinaryIO, plain: BinaryIO, name: str) -> None:
+    limit = Limits().raw_size_bytes
+    total = 0
+    try:
+        with lz4.frame.open(file, "rb") as frame:
+            while piece := cast("bytes", frame.read(_PIECE_BYTES)):
+                total += len(piece)
+                if total > limit:
+                    raise LimitExceeded(f"{name} decompresses to more than {limit} bytes")
+                plain.write(piece)
+    except (RuntimeError, EOFError) as error:
+        raise Corrupt(f"{name}: its LZ4 frame is damaged or cut off: {error}") from error
+    plain.flush()
+
+
+def _load_torch(file: BinaryIO, name: str, map_location: str) -> Any:
+    torch = require_torch(f"{name} (a .pt file)")
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataFault(
+            f"{name} is a pickle that holds more than tensors and plain values, or is damaged, "
+            "and is not read, since that could run code: in the program that made it, save its "
+            f"state_dict() with Penstock ({str(error).splitlines()[0]:.200})",
+            reason="PICKLE_REFUSED",
+        ) from error
+    except _TORCH_FAULTS as error:
+        raise Corrupt(f"{name}: its .pt content is damaged: {error!s:.200}") from error
+
+
+def _is_safetensors(file: BinaryIO, head: bytes) -> bool:
+    # Eight bytes of header length, then JSON.
+    if len(head) <= struct.calcsize("<Q") or head[8:9] != b"{":
+        return False
+    (length,) = struct.unpack_from("<Q", head)
+    return 0 < length <= min(_SAFETENSORS_HEADER_BYTES, file.seek(0, 2))
+
+
+def _load_safetensors(file: BinaryIO, name: str, map_location: str) -> dict[str, Any]:
+    try:
+        safetensors = importlib.import_module("safetensors")
+    except ImportError as error:
+        raise Unsupported(
+            f"{name} is a safetensors file: pip install safetensors to read it"
+        ) from error
+    require_torch(f"{name} (a safetensors file)")
+    path = getattr(file, "name", None)
+    if not isinstance(path, str):
+        raise DataFault(f"{name} is safetensors inside an LZ4 frame: decompress it first")
+    try:
+        with safetensors.safe_open(path, framework="pt", device=map_location) as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no dict
+    except safetensors.SafetensorError as error:
+        raise Corrupt(f"{name}: its safetensors content is damaged: {error}") from error
+
+
+def _part(state: Any, only: Sequence[Any]) -> Any:
+    for key in only:
+        if not isinstance(state, dict) or key not in state:
+            raise InvalidInput(f"the state has no {key!r} (only={tuple(only)!r})", field="only")
+        state = cast("dict[Any, Any]", state)[key]
+    return state
