@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+import structlog
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
 
 from penstock.config import settings_options
-from penstock.errors import NotFound
+from penstock.errors import DataFault, NotFound
 from penstock.targets import Target
 from penstock_sampler.discovery import find_files
 from penstock_sampler.doctor import Diagnosis, diagnose
@@ -22,6 +23,8 @@ from penstock_sampler.options import DataOptions
 from penstock_sampler.settings import DataSettings, SamplerSettings
 
 __all__ = ["doctor", "serve"]
+
+log = structlog.get_logger(__name__)
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
@@ -45,16 +48,25 @@ def serve(settings: SamplerSettings) -> None:
     from penstock.server import serve as serve_until_signal
     from penstock_sampler.backend import open_backend
     from penstock_sampler.resize import limit_threads
-    from penstock_sampler.service import SamplerService
+    from penstock_sampler.waiting import WaitingSamplerService
 
     configure_logging(settings.log_level, settings.log_format)
     limit_threads()
-    backend = open_backend(Target.parse(settings.data), settings)
+    service = WaitingSamplerService(
+        lambda: open_backend(Target.parse(settings.data), settings),
+        settings.group_bytes,
+        settings.max_calls,
+    )
     try:
-        service = SamplerService(backend, settings.group_bytes, settings.max_calls)
+        try:
+            service.open()
+        except (NotFound, DataFault) as error:
+            if not settings.wait_for_data:
+                raise
+            log.warning("no data yet", reason=error.reason, error=error.message)
         serve_until_signal("sampler", settings, service.register)
     finally:
-        backend.close()
+        service.close()
 
 
 @click.command("doctor")

@@ -48,6 +48,10 @@ class SamplerSettings(DataSettings, ServerSettings):
         description="Files to serve: a pattern such as '/data/*.hdf5', a folder, or several of "
         "them with commas between."
     )
+    wait_for_data: bool = Field(
+        default=False,
+        description="Come up although there is nothing to serve, and look again at every call.",
+    )
     port: int = Field(
         DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
