@@ -32,7 +32,7 @@ $(LEROBOT)/.ready: tests/lerobot-requirements.txt $(VENV)/.ready
 	touch $@
 
 demo: setup ## From a rosbag to a policy: record, convert, serve, train, evaluate
-	$(BIN)/python -m examples.demo
+	PYTHONPATH=examples $(BIN)/python -m bag_to_policy --out demo
 
 test: setup $(LEROBOT)/.ready check ## Run the checks and all tests but the container ones
 	$(BIN)/python -m pytest -m "not docker"

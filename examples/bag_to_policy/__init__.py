@@ -1,0 +1,1 @@
+"""The whole way on one machine: bags, datasets, two trainings, policies that are measured."""
