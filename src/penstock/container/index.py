@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple, cast
@@ -85,6 +85,10 @@ class Index:
     meta: Mapping[str, str]
     raw_size_bytes: int
     chunk_count: int
+
+    def named_entries(self) -> Iterator[tuple[str, TensorEntry]]:
+        """Tensors and arrays with their path in the state, in its order."""
+        return _named(self.tree, "", self.entries)
 
 
 def encode_index(
@@ -242,6 +246,24 @@ def _item_size(kind: Any, dtype: Any) -> int:
 
 def _is_differentiable(kind: str, dtype: str) -> bool:
     return kind != "numpy" and dtype.startswith(("float", "bfloat", "complex"))
+
+
+def _named(
+    node: Any, path: str, entries: tuple[TensorEntry, ...]
+) -> Iterator[tuple[str, TensorEntry]]:
+    if not isinstance(node, dict):
+        return
+    tagged = cast("dict[str, Any]", node)
+    for tag in ("d", "o"):
+        for key, child in tagged.get(tag, ()):
+            name = key if isinstance(key, str) else json.dumps(key)
+            yield from _named(child, f"{path}.{name}" if path else name, entries)
+    for tag in ("l", "u"):
+        for position, child in enumerate(tagged.get(tag, ())):
+            yield from _named(child, f"{path}.{position}" if path else str(position), entries)
+    number = tagged.get("t")
+    if number is not None and number < len(entries):
+        yield path, entries[number]
 
 
 def _malformed(what: str) -> Corrupt:
