@@ -35,7 +35,7 @@ class NetworkSpec:
 
 
 class Algorithm(Protocol):
-    """A learner. It draws its noise from a generator of its own, so that nothing else can shift it."""
+    """A learner; it draws its noise from a generator of its own, so nothing else can shift it."""
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -12,11 +12,20 @@ from penstock.config import Settings
 from penstock.errors import InvalidInput
 from penstock.server import ServerSettings
 from penstock.targets import Target
-from penstock_trainer.encoders import EncoderKind
 
-__all__ = ["DEFAULT_PORT", "EXP_ID", "TrainSettings", "TrainerSettings", "parse_options"]
+__all__ = [
+    "DEFAULT_PORT",
+    "EXP_ID",
+    "EncoderKind",
+    "TrainSettings",
+    "TrainerSettings",
+    "parse_options",
+]
 
 DEFAULT_PORT = 50052
+
+EncoderKind = Literal["auto", "cnn", "resnet18-gn", "resnet18-frozen", "none"]
+"""What looks at the images, see :mod:`encoders`."""
 
 EXP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What may name a run: it becomes a folder here and a run in the checkpointer."""
@@ -163,6 +172,9 @@ class TrainerSettings(ServerSettings):
         "empty keeps checkpoints below the results folder.",
     )
     device: str = Field("auto", description="Device of trainings that name none.")
+    threads: int = Field(
+        1, ge=0, description="CPU threads of torch; 0 leaves torch its own choice."
+    )
 
 
 def parse_options(options: dict[str, str]) -> TrainSettings:

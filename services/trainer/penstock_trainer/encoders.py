@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from penstock.errors import DataFault, InvalidInput
+from penstock_trainer.config import EncoderKind
 
-__all__ = ["EncoderKind", "EncoderSpec", "ObservationEncoder", "SmallCnn", "resolve_kind"]
-
-EncoderKind = Literal["auto", "cnn", "resnet18-gn", "resnet18-frozen", "none"]
+__all__ = ["EncoderSpec", "ObservationEncoder", "SmallCnn", "resolve_kind"]
 
 _SMALL_SIDE = 96
 """Images up to this side, in pixels, get the small CNN by default."""
@@ -111,8 +109,8 @@ class ResNetEncoder(nn.Module):
     def __init__(self, *, frozen: bool, features: int = _CAMERA_FEATURES) -> None:
         super().__init__()
         # Imported here: torchvision takes a second, and the small CNN does without.
-        from torchvision.models import resnet18  # noqa: PLC0415
-        from torchvision.ops import FrozenBatchNorm2d  # noqa: PLC0415
+        from torchvision.models import resnet18
+        from torchvision.ops import FrozenBatchNorm2d
 
         self.trunk = resnet18(norm_layer=FrozenBatchNorm2d if frozen else _group_norm)
         self.trunk.fc = nn.Linear(512, features)

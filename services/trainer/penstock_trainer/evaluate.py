@@ -21,13 +21,14 @@ __all__ = ["EVALUATION_NAMES", "HeldOut", "summarise"]
 
 EVALUATION_NAMES = (
     "val_score",
+    "val_score_error",
     "val_action_error",
     "val_good_action_error",
     "val_advantage_share",
     "val_td_error",
     "val_policy_q",
 )
-"""Keys of an evaluation; behaviour cloning has no critic and gives the first two alone."""
+"""Keys of an evaluation; behaviour cloning has no critic and gives the first three alone."""
 
 
 class HeldOut:
@@ -57,7 +58,10 @@ class HeldOut:
         steps = -(-self.transitions // size)
         view = sampler.view(Plan.from_dict(values | {"batch_size": size, "sampling": "epoch"}))
         ids = np.concatenate([view.transition_ids(step) for step in range(steps)])
-        self._parts = np.array_split(ids[: self.transitions], steps)
+        ids = ids[: self.transitions]
+        self._parts = np.array_split(ids, steps)
+        starts = sampler.episodes.first_transition
+        self._episodes = torch.from_numpy(np.searchsorted(starts, ids, side="right"))
         self._sampler = sampler
 
     def measure(
@@ -74,10 +78,10 @@ class HeldOut:
             for name, values in algorithm.validate(batch).items():
                 parts.setdefault(name, []).append(values.cpu())
         measures = {name: torch.cat(values) for name, values in parts.items()}
-        return summarise(measures)
+        return summarise(measures, self._episodes)
 
 
-def summarise(measures: dict[str, torch.Tensor]) -> dict[str, float]:
+def summarise(measures: dict[str, torch.Tensor], episodes: torch.Tensor) -> dict[str, float]:
     """Per-transition measures ``(N,)`` to the figures of an evaluation.
 
     ``val_score`` selects the best model; greater is better. Behaviour cloning is judged by its
@@ -87,24 +91,41 @@ def summarise(measures: dict[str, torch.Tensor]) -> dict[str, float]:
     states. The difference cancels the drift of all values that goes with learning; the lower of
     two averaged critics and the bounds of possible returns hold back what is over-estimated.
 
+    Args:
+        measures: What :meth:`Algorithm.validate` gave.
+        episodes: ``(N,) int64``, the episode of each transition.
+
     Returns:
-        ``val_score``; ``val_action_error``, mean squared error of the policy's actions in z-scores;
-        and where there is a critic ``val_good_action_error`` (on transitions with a positive
-        advantage alone, if there are any), ``val_advantage_share``, ``val_td_error`` (mean
-        squared) and ``val_policy_q`` (mean value of the policy's actions).
+        ``val_score`` and its standard error ``val_score_error``; ``val_action_error``, mean squared
+        error of the policy's actions in z-scores; and where there is a critic
+        ``val_good_action_error`` (on transitions with a positive advantage alone, if there are
+        any), ``val_advantage_share``, ``val_td_error`` (mean squared) and ``val_policy_q`` (mean
+        value of the policy's actions).
     """
     error = measures["error"]
-    action_error = float(error.mean())
+    figures: dict[str, float] = {"val_action_error": float(error.mean())}
     if "policy_q" not in measures:
-        return {"val_score": -action_error, "val_action_error": action_error}
+        return _scored(-error, episodes) | figures
     good = measures["advantage"] > 0
-    figures = {
-        "val_score": float((measures["policy_q"] - measures["data_q"]).mean()),
-        "val_action_error": action_error,
-        "val_advantage_share": float(good.float().mean()),
-        "val_td_error": float(measures["td_error"].mean()),
-        "val_policy_q": float(measures["policy_q"].mean()),
-    }
     if good.any():
         figures["val_good_action_error"] = float(error[good].mean())
-    return figures
+    figures["val_advantage_share"] = float(good.float().mean())
+    figures["val_td_error"] = float(measures["td_error"].mean())
+    figures["val_policy_q"] = float(measures["policy_q"].mean())
+    return _scored(measures["policy_q"] - measures["data_q"], episodes) | figures
+
+
+def _scored(values: torch.Tensor, episodes: torch.Tensor) -> dict[str, float]:
+    """Mean and its standard error; transitions of one episode are not independent of each other.
+
+    The error is the cluster-robust one (Liang and Zeger, "Longitudinal data analysis using
+    generalized linear models", Biometrika 1986) with episodes as clusters.
+    """
+    values = values.double()
+    mean = values.mean()
+    sums = torch.zeros(int(episodes.max()) + 1, dtype=values.dtype)
+    sums.index_add_(0, episodes, values - mean)
+    return {
+        "val_score": float(mean),
+        "val_score_error": float(sums.square().sum().sqrt() / len(values)),
+    }

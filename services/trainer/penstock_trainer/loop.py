@@ -35,7 +35,7 @@ class RunResult:
         step: Optimiser steps done.
         finished: False if it was asked to stop; its state is saved all the same.
         best_step: Step of the best model, 0 if there was no evaluation.
-        best_score: Its ``val_score``.
+        best_score: Highest ``val_score`` of the run.
         run_dir: Folder of its results.
     """
 

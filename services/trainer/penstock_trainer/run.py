@@ -73,6 +73,7 @@ class Run:
         if settings.train_test_split < 1:
             held_out = HeldOut(sampler, plan, settings.eval_transitions)
         start = find_start(settings, store)
+        store.take_over(settings.ExpID)  # whoever starts a run last is the one that writes it
         spec = network_spec(settings, info, sampler.spec.resolve(info), device)
         if start:
             spec = start.spec_for(spec, precision=settings.precision)
@@ -97,12 +98,19 @@ class Run:
         ).state
 
     def evaluate(self) -> dict[str, float]:
-        """Measure the learner on held-out episodes, and note whether it is the best so far."""
+        """Measure the learner on held-out episodes, and note whether it is the best so far.
+
+        Scores level off long before policies do. By the one-standard-error rule (Hastie et al.,
+        "The elements of statistical learning", 7.10) all scores within one standard error of the
+        highest count as equal, and of equals the one that has trained longest is the best.
+        """
         if self.held_out is None:
             return {}
         figures = self.held_out.measure(self.algorithm, self.normaliser, self.device)
-        if figures["val_score"] > self.at.best_score:
-            self.at.best_score, self.at.best_step = figures["val_score"], self.at.step
+        score, error = figures["val_score"], figures["val_score_error"]
+        self.at.best_score = max(self.at.best_score, score)
+        if score >= self.at.best_score - error:
+            self.at.best_step = self.at.step
         return figures
 
     def write_params(self) -> None:

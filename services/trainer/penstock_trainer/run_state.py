@@ -54,7 +54,7 @@ class Standing:
         step: Optimiser steps done; the plan's next step has the same number.
         seconds: Time spent in training, over all its processes.
         best_score: Highest ``val_score`` so far, minus infinity before the first.
-        best_step: Step it was reached at, 0 before the first.
+        best_step: Step of the best model, 0 before the first evaluation; see ``Run.evaluate``.
     """
 
     step: int = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from penstock import CheckpointClient, load_checkpoint
-from penstock.errors import AlreadyExists, NotFound
+from penstock.checkpoints import LATEST
+from penstock.errors import AlreadyExists
 from penstock_trainer.config import TrainSettings
 from penstock_trainer.run_state import Checkpoint
 
@@ -17,48 +19,41 @@ log = structlog.get_logger(__name__)
 
 
 def find_start(settings: TrainSettings, store: CheckpointClient) -> Checkpoint | None:
-    """Load what ``load_model`` names.
+    """Load what ``load_model`` names: nothing, ``latest``, a step, a tag, ``RUN:WHICH`` or a file.
 
     ``latest`` goes on from the newest checkpoint of the run, or starts from scratch if it has
-    none. A step or a tag must exist in the run; anything else is a file.
+    none. Everything else must exist.
 
     Returns:
         The checkpoint, or None to start from scratch.
 
     Raises:
-        AlreadyExists: Nothing is to be loaded, but the run has checkpoints that a new start would
-            collide with.
-        NotFound: The step, tag or file does not exist.
+        AlreadyExists: The run has checkpoints of later steps, which a start there would collide
+            with.
+        NotFound: The step, tag, run or file does not exist.
         Corrupt: It is no checkpoint of a training run.
     """
     run, wanted = settings.ExpID, settings.load_model
-    taken = store.list(run)
-    if not wanted:
-        if taken:
-            newest = max(entry.step for entry in taken)
-            raise AlreadyExists(
-                f"run {run!r} has {len(taken)} checkpoints already, the newest of step {newest}: "
-                "go on from it with --load-model latest, or choose another --ExpID",
-                reason="RUN_EXISTS",
-                metadata={"run": run, "step": str(newest)},
-            )
+    newest = store.latest(run)
+    if wanted == LATEST and newest is None:
+        log.info("starting_from_scratch", run=run, why="the run has no checkpoint yet")
         return None
-    if wanted == "latest":
-        if not taken:
-            log.info("starting_from_scratch", run=run, why="the run has no checkpoint yet")
-            return None
-        checkpoint = Checkpoint.read(store.load(run, "latest"))
-    elif wanted.isdigit():
-        checkpoint = Checkpoint.read(store.load(run, int(wanted)))
-    elif any(wanted in entry.tags for entry in taken):
-        checkpoint = Checkpoint.read(store.load(run, wanted))
-    elif Path(wanted).is_file():
-        checkpoint = Checkpoint.read(load_checkpoint(wanted))
-    else:
-        tags = sorted({tag for entry in taken for tag in entry.tags})
-        raise NotFound(
-            f"load_model is {wanted!r}: run {run!r} has no such tag (it has {tags}) and there is "
-            "no such file: give latest, a step, a tag or a file"
+    start = Checkpoint.read(_load(run, wanted, store)) if wanted else None
+    step = start.standing.step if start else 0
+    if newest is not None and newest.step > step:
+        raise AlreadyExists(
+            f"run {run!r} has checkpoints up to step {newest.step} already, and this one would "
+            f"start at step {step}: go on with --load-model latest, or choose another --ExpID",
+            reason="RUN_EXISTS",
+            metadata={"run": run, "latest_step": str(newest.step)},
         )
-    log.info("resuming", run=run, step=checkpoint.standing.step, load_model=wanted)
-    return checkpoint
+    if start:
+        log.info("resuming", run=run, step=step, load_model=wanted)
+    return start
+
+
+def _load(run: str, wanted: str, store: CheckpointClient) -> Any:
+    if Path(wanted).is_file():
+        return load_checkpoint(wanted)
+    source, _, which = wanted.rpartition(":")
+    return store.load(source or run, int(which) if which.isdigit() else which)
