@@ -109,8 +109,8 @@ class ResNetEncoder(nn.Module):
     def __init__(self, *, frozen: bool, features: int = _CAMERA_FEATURES) -> None:
         super().__init__()
         # Imported here: torchvision takes a second, and the small CNN does without.
-        from torchvision.models import resnet18
-        from torchvision.ops import FrozenBatchNorm2d
+        from torchvision.models import resnet18  # noqa: PLC0415
+        from torchvision.ops import FrozenBatchNorm2d  # noqa: PLC0415
 
         self.trunk = resnet18(norm_layer=FrozenBatchNorm2d if frozen else _group_norm)
         self.trunk.fc = nn.Linear(512, features)
