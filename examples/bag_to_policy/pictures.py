@@ -40,7 +40,7 @@ def curves_svg(
     """
     # Text stays text and ids do not change from run to run.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(5.0, 3.2), layout="constrained")
         axes = figure.add_subplot()
         for colour, (name, (steps, values)) in zip(_COLOURS, curves.items(), strict=False):
             axes.plot(steps, values, label=name, color=colour, marker="o", markersize=3)

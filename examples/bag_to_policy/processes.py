@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -19,7 +18,7 @@ from penstock.client.health import check_health
 from penstock.errors import TimedOut, Unavailable
 from penstock.targets import Target
 
-__all__ = ["Processes", "claim_ports"]
+__all__ = ["Processes", "free_ports"]
 
 _RESTARTS = 3
 _STOP_S = 30.0
@@ -132,39 +131,15 @@ class Processes:
                 service.process = _spawn(service.command, service.log_path)
 
 
-def claim_ports(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """A free port for each name; the same ones again next time.
-
-    A training remembers where its data came from, so a second run has to serve it there.
-
-    Raises:
-        Unavailable: A port that was chosen the first time is taken now.
-    """
-    if path.exists():
-        ports: dict[str, int] = json.loads(path.read_text("utf-8"))
-        for name, port in ports.items():
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError as error:
-                    raise Unavailable(
-                        f"port {port}, which {path} gives to the {name}, is taken ({error}): stop "
-                        "the program that holds it, perhaps an earlier demo, or choose another "
-                        "--out",
-                        reason="PORT_TAKEN",
-                    ) from error
-        return ports
+def free_ports(names: Sequence[str]) -> dict[str, int]:
+    """A TCP port for each name, all different, that were free a moment ago."""
     with contextlib.ExitStack() as open_sockets:
-        ports = {}
+        ports: dict[str, int] = {}
         for name in names:
             probe = open_sockets.enter_context(socket.socket())
             probe.bind(("127.0.0.1", 0))
             ports[name] = probe.getsockname()[1]
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(ports, indent=2) + "\n", "utf-8")
-    partial.replace(path)
-    return ports
+        return ports
 
 
 def _spawn(command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:

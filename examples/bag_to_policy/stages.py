@@ -18,7 +18,7 @@ from two_arm_reach.record import record
 from bag_to_policy.measurements import Throughput, logged_curve, measure_throughput
 from bag_to_policy.pictures import Curve
 from bag_to_policy.policies import Rollouts, fetch_policy, return_curve, view_of
-from bag_to_policy.processes import Processes, claim_ports
+from bag_to_policy.processes import Processes, free_ports
 from bag_to_policy.recipe import ALGORITHMS, IMAGE_SIZE, Recipe, run_name
 from bag_to_policy.summary import Score
 from bag_to_policy.training import follow
@@ -108,7 +108,7 @@ class Demo:
 
     def serve(self) -> None:
         """Start sampler, checkpointer and trainer and wait until all three serve."""
-        ports = claim_ports(self.out / "ports.json", ("sampler", "checkpointer", "trainer"))
+        ports = free_ports(("sampler", "checkpointer", "trainer"))
         self._targets = {name: f"grpc://127.0.0.1:{port}" for name, port in ports.items()}
         settings: dict[str, dict[str, object]] = {
             "sampler": {"data": self.out / "hdf5" / "*.hdf5"},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bag_to_policy.processes import Processes, claim_ports
+from bag_to_policy.processes import Processes, free_ports
 
 from penstock.errors import Unavailable
 
@@ -45,9 +45,7 @@ def service(tmp_path: Path) -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(["service"])["service"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -113,19 +111,10 @@ def test_the_exit_code_of_a_command_comes_back(tmp_path: Path) -> None:
         assert processes.run([sys.executable, "-c", "raise SystemExit(7)"]) == 7
 
 
-def test_ports_are_the_same_the_next_time(tmp_path: Path) -> None:
-    path = tmp_path / "ports.json"
-    ports = claim_ports(path, ["sampler", "trainer"])
-    assert set(ports) == {"sampler", "trainer"}
-    assert len(set(ports.values())) == 2
-    assert claim_ports(path, ["sampler", "trainer"]) == ports
-
-
-def test_a_port_that_is_taken_meanwhile_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "ports.json"
-    port = claim_ports(path, ["sampler"])["sampler"]
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", port))
-        other.listen()
-        with pytest.raises(Unavailable, match=rf"port {port}.*sampler.*taken"):
-            claim_ports(path, ["sampler"])
+def test_every_service_gets_a_port_of_its_own() -> None:
+    ports = free_ports(["sampler", "checkpointer", "trainer"])
+    assert set(ports) == {"sampler", "checkpointer", "trainer"}
+    assert len(set(ports.values())) == 3
+    for port in ports.values():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
