@@ -141,21 +141,10 @@ def parse_index(data: bytes, index_offset_bytes: int, limits: Limits) -> Index:
         tree, tensors, storages = document["tree"], document["tensors"], document["storages"]
         meta = {str(key): str(value) for key, value in document["meta"].items()}
         stored = _parse_storages(storages, index_offset_bytes)
+        raw_size_bytes = _check_counts(stored, len(tensors), limits)
         entries = tuple(_parse_entry(fields, stored, limits) for fields in tensors)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise _malformed(f"{type(error).__name__}: {error!s:.80}") from error
-    if len(entries) > limits.tensor_count:
-        raise LimitExceeded(
-            f"the checkpoint has {len(entries)} tensors, the limit is {limits.tensor_count}",
-            reason="TENSOR_COUNT",
-        )
-    raw_size_bytes = sum(storage.raw_size_bytes for storage in stored)
-    if raw_size_bytes > limits.raw_size_bytes:
-        raise LimitExceeded(
-            f"the checkpoint decodes to {raw_size_bytes} bytes, the limit is "
-            f"{limits.raw_size_bytes}",
-            reason="RAW_SIZE",
-        )
     chunk_count = sum(len(storage.chunks) for storage in stored)
     return Index(tree, entries, stored, meta, raw_size_bytes, chunk_count)
 
@@ -163,6 +152,22 @@ def parse_index(data: bytes, index_offset_bytes: int, limits: Limits) -> Index:
 def index_hash(data: bytes) -> bytes:
     """The hash of an index as the footer holds it."""
     return xxhash.xxh3_128_digest(data)
+
+
+def _check_counts(storages: tuple[StoredStorage, ...], tensor_count: int, limits: Limits) -> int:
+    if tensor_count > limits.tensor_count:
+        raise LimitExceeded(
+            f"the checkpoint has {tensor_count} tensors, the limit is {limits.tensor_count}",
+            reason="TENSOR_COUNT",
+        )
+    raw_size_bytes = sum(storage.raw_size_bytes for storage in storages)
+    if raw_size_bytes > limits.raw_size_bytes:
+        raise LimitExceeded(
+            f"the checkpoint decodes to {raw_size_bytes} bytes, the limit is "
+            f"{limits.raw_size_bytes}",
+            reason="RAW_SIZE",
+        )
+    return raw_size_bytes
 
 
 def _parse_storages(storages: Any, index_offset_bytes: int) -> tuple[StoredStorage, ...]:
@@ -210,9 +215,6 @@ def _parse_entry(
         raise _malformed(f"a tensor in storage {storage} of {len(storages)}")
     if stride is not None and (kind == "numpy" or len(stride) != len(shape)):
         raise _malformed(f"a tensor of shape {shape!r:.80} with strides {stride!r:.80}")
-    # Extents of an empty tensor count too: torch multiplies them before it looks for the zero.
-    if prod(max(1, extent) for extent in shape) * max(1, item) > limits.raw_size_bytes:
-        raise _malformed(f"a tensor of shape {shape!r:.80}")
     strides = contiguous_stride(shape) if stride is None else stride
     needed = offset
     if 0 not in shape:
@@ -223,6 +225,9 @@ def _parse_entry(
         raise _malformed(
             f"a {dtype} tensor of shape {shape!r:.80} at byte {offset} of a storage of {available}"
         )
+    # Extents of an empty tensor count too: torch multiplies them before it looks for the zero.
+    if prod(max(1, extent) for extent in shape) * max(1, item) > limits.raw_size_bytes:
+        raise _malformed(f"a tensor of shape {shape!r:.80}, beyond {limits.raw_size_bytes} bytes")
     if kind == "numpy" and needed != available:
         raise _malformed(f"an array of {needed} bytes in a storage of {available}")
     return TensorEntry(
