@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ class ScalarStore:
             self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise self._full(error) from error
+        # A client that is dropped without being closed leaves no open file behind.
+        weakref.finalize(self, self._file.close)
 
     def append(
         self,
