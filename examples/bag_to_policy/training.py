@@ -45,7 +45,9 @@ def follow(
     for algorithm, run in runs.items():
         started = trainer.start(run, options[algorithm])
         bars[algorithm] = progress.add_task(
-            f"training {ALGORITHMS[algorithm]}", total=started.max_steps or None
+            f"training {ALGORITHMS[algorithm]}",
+            total=started.max_steps or None,
+            note=started.state,
         )
     ended: dict[str, Training] = {}
     for algorithm, run in runs.items():

@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.e2e
 
-SMALL = ["--episodes", "12", "--bc-steps", "10", "--lapo-steps", "10", "--rollouts", "4"]
+SMALL = ["--episodes", "24", "--bc-steps", "10", "--lapo-steps", "10", "--rollouts", "4"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": "examples", "COLUMNS": "200"}
 
 
@@ -50,7 +50,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_demo_goes_from_bags_to_measured_policies(first_run: tuple[Path, str]) -> None:
     out, said = first_run
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["behaviour"]["episodes"] == 12
+    assert summary["behaviour"]["episodes"] == 24
     for name in ("bc", "lapo"):
         assert summary[name]["episodes"] == 4
         assert -60 < summary[name]["return_mean"] < 1
@@ -71,7 +71,7 @@ def test_nothing_of_a_demo_that_has_ended_runs_on(first_run: tuple[Path, str]) -
 def test_a_second_run_reuses_what_is_done(first_run: tuple[Path, str]) -> None:
     out, _ = first_run
     made = [*out.glob("bags/*/*.mcap"), *out.glob("hdf5/*.hdf5")]
-    assert len(made) == 24
+    assert len(made) == 48
     before = {path: path.stat().st_mtime_ns for path in made}
     first = json.loads((out / "summary.json").read_text())
     ran = subprocess.run(command(out), env=ENVIRONMENT, capture_output=True, timeout=240)  # noqa: PLW1510 - exit code 1 is expected
