@@ -1,0 +1,109 @@
+"""kill -9 at any moment: what was acknowledged stays, and clients go on by themselves."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from service_process import ServiceProcess
+
+import penstock
+from penstock.client.checkpoint import WriterTokens
+
+SIZE = 1_500_000
+KILLS = 5
+
+
+def state_of(step):
+    return {"step": step, "w": torch.full((SIZE,), float(step)) + torch.arange(SIZE)}
+
+
+@pytest.fixture
+def server(tmp_path):
+    root = tmp_path / "checkpoints"
+    with ServiceProcess("checkpointer", "--root", str(root), log=tmp_path / "log") as process:
+        yield process
+
+
+@pytest.mark.e2e
+def test_killed_server_loses_no_acknowledged_checkpoint(server):
+    """A writer saves without a pause while the server is killed at random moments."""
+    acknowledged, failures, done = [], [], threading.Event()
+
+    def write():
+        try:
+            with penstock.open_checkpoints(
+                server.target, retry_s=60, tokens=WriterTokens()
+            ) as client:
+                step = 0
+                while not done.is_set():
+                    acknowledged.append(client.save(state_of(step), "run", step, compress="none"))
+                    step += 1
+        except penstock.PenstockError as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    dice = np.random.default_rng(0)
+    for _ in range(KILLS):
+        seen = len(acknowledged)
+        wait_until(lambda seen=seen: len(acknowledged) > seen or failures)
+        # Not a wait for something: the moment of the kill is what is varied.
+        done.wait(dice.uniform(0, 0.15))
+        server.kill()
+        server.start()
+    done.set()
+    writer.join()
+    assert failures == []
+    assert len(acknowledged) >= KILLS
+    with penstock.open_checkpoints(server.target) as client:
+        assert client.list("run") == acknowledged
+        for info in acknowledged:
+            loaded = client.load("run", info.step)
+            assert loaded["step"] == info.step
+            assert torch.equal(loaded["w"], state_of(info.step)["w"])
+
+
+@pytest.mark.e2e
+def test_download_goes_on_after_the_server_was_killed(server):
+    state = {"w": torch.arange(24_000_000, dtype=torch.int32)}
+    with penstock.open_checkpoints(server.target, retry_s=60) as client:
+        info = client.save(state, "run", 1, compress="none")
+        pieces = client._store._pieces
+        killed = []
+
+        def pieces_until_killed(*arguments):
+            for piece in pieces(*arguments):
+                yield piece
+                if not killed:
+                    server.kill()
+                    killed.append(True)
+                    server.start()
+
+        client._store._pieces = pieces_until_killed
+        loaded = client.load("run", 1)
+        assert client.counts["downloads_resumed"] == 1
+    assert torch.equal(loaded["w"], state["w"])
+    assert info.step == 1
+
+
+@pytest.mark.e2e
+def test_server_away_is_told_after_the_time_given(server):
+    with penstock.open_checkpoints(server.target, retry_s=0.5) as client:
+        client.save({"x": 1}, "run", 1)
+        server.kill()
+        with pytest.raises(penstock.PenstockError, match="is the service running there"):
+            client.save({"x": 2}, "run", 2)
+        assert client.counts["retries"] >= 1
+        server.start()
+    with penstock.open_checkpoints(server.target, retry_s=30) as client:
+        assert client.load("run") == {"x": 1}
+
+
+def wait_until(condition, timeout_s=60):
+    deadline_s = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline_s
+        pause.wait(0.01)
