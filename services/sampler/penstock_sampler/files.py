@@ -13,9 +13,9 @@ from typing import TypeVar
 import h5py
 
 from penstock.errors import DataFault
-from penstock_sampler.opening import open_hdf5
+from penstock_sampler.opening import dataset_at, open_hdf5
 
-__all__ = ["FileIdentity", "OpenFiles"]
+__all__ = ["FileIdentity", "OpenFile", "OpenFiles"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,36 @@ class FileIdentity:
         return cls(path, status.st_size, status.st_mtime_ns)
 
 
+class OpenFile:
+    """A file that is open, with the datasets that were used; finding one costs as much as a read.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataFault: It does not open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_hdf5(path)
+        self._datasets: dict[str, h5py.Dataset] = {}
+
+    def dataset(self, path: str) -> h5py.Dataset:
+        """The dataset of that path.
+
+        Raises:
+            KeyError: There is none.
+        """
+        if path not in self._datasets:
+            self._datasets[path] = dataset_at(self._file, path)
+        return self._datasets[path]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._datasets.clear()
+        self._file.close()
+
+
 class OpenFiles:
     """Hands out open files, one caller at a time: the HDF5 library has one lock for all.
 
@@ -57,11 +87,11 @@ class OpenFiles:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._open: OrderedDict[Path, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def read(self, identity: FileIdentity, action: Callable[[h5py.File], T]) -> T:
+    def read(self, identity: FileIdentity, action: Callable[[OpenFile], T]) -> T:
         """Run ``action`` with the open file and return what it returns.
 
         Raises:
@@ -88,7 +118,7 @@ class OpenFiles:
             while self._open:
                 self._open.popitem()[1].close()
 
-    def _get(self, identity: FileIdentity) -> h5py.File:
+    def _get(self, identity: FileIdentity) -> OpenFile:
         path = identity.path
         if path in self._open:
             self._open.move_to_end(path)
@@ -102,7 +132,7 @@ class OpenFiles:
             )
         while len(self._open) >= self._limit:
             self._open.popitem(last=False)[1].close()
-        self._open[path] = open_hdf5(path)
+        self._open[path] = OpenFile(path)
         return self._open[path]
 
     def _drop(self, path: Path) -> None:

@@ -13,9 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_sampler.files import FileIdentity, OpenFiles
+from penstock_sampler.files import FileIdentity, OpenFile, OpenFiles
 from penstock_sampler.images import ImageColumn
-from penstock_sampler.opening import dataset_at
 from penstock_sampler.resize import place_frame
 
 __all__ = ["FrameRequest", "read_frames"]
@@ -82,8 +81,8 @@ class _Read:
     start: int
     stop: int
 
-    def __call__(self, file: h5py.File) -> NDArray[np.uint8]:
-        dataset = dataset_at(file, self.image.dataset)
+    def __call__(self, file: OpenFile) -> NDArray[np.uint8]:
+        dataset = file.dataset(self.image.dataset)
         # The low-level call: h5py's own indexing costs as much again as the read.
         shape = (self.stop - self.start, *dataset.shape[1:])
         frames = np.empty(shape, np.uint8)

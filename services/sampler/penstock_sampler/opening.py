@@ -16,6 +16,9 @@ __all__ = ["dataset_at", "open_hdf5"]
 # Registers the LZ4, Zstandard, bitshuffle and Blosc filters with the HDF5 library.
 importlib.import_module("hdf5plugin")
 
+_CHUNK_CACHE_BYTES = 256 << 10
+"""Of each open dataset: rows are drawn at random, so decoded chunks are not worth their memory."""
+
 
 def open_hdf5(path: Path) -> h5py.File:
     """Open a regular file for reading.
@@ -36,7 +39,7 @@ def open_hdf5(path: Path) -> h5py.File:
         raise _fault(path, "EMPTY", "has 0 bytes", "record or copy it again")
     try:
         # Best effort: a read-only or network file system may know no locks.
-        return h5py.File(path, "r", locking="best-effort")
+        return h5py.File(path, "r", locking="best-effort", rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except OSError as error:
         raise _explain(path, status.st_size, error) from error
 
