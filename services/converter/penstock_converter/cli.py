@@ -1,0 +1,170 @@
+"""Commands of the converter: ``penstock convert`` and ``penstock serve converter``."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from penstock.config import settings_options
+from penstock_converter.settings import ConverterSettings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from penstock_converter.outcome import Outcome
+
+__all__ = ["convert", "serve"]
+
+PARTLY = 3
+"""Exit status when some recordings were refused and the others converted."""
+
+
+@click.command("convert")
+@click.argument("inputs", nargs=-1, required=True, metavar="BAG... [KEY=VALUE]...")
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="YAML file: which topic becomes which feature.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of the dataset; appears when it is complete.",
+)
+@click.option(
+    "--hdf5",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the HDF5 files.  [default: hdf5 in OUT, if the mapping asks for them]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a dataset that was made differently.")
+def convert(
+    inputs: tuple[str, ...], mapping: Path, out: Path, hdf5: Path | None, *, overwrite: bool
+) -> None:
+    """Turn recordings into one dataset: LeRobot v3.0, HDF5 for the sampler, or both.
+
+    BAG is a ROS 1 .bag, a ROS 2 .mcap or .db3 file or the folder of a recording, or a folder of
+    such; each becomes an episode. KEY=VALUE changes the mapping. A recording that cannot be
+    converted is reported and the others go on. Doing it again reuses what is there.
+
+    The exit status is 0 when all recordings were converted, 3 when some were refused, 1 when
+    nothing was made.
+
+    \b
+    Examples:
+      penstock convert session.bag --mapping robot.yaml --out dataset
+      penstock convert bags/ --mapping robot.yaml --out dataset --hdf5 files
+      penstock convert bags/*.mcap --mapping robot.yaml --out dataset rosbag.chunk_size=200 fps=15
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from penstock_converter.discovery import find_bags
+    from penstock_converter.job import Job, run_job
+    from penstock_converter.mapping import load_mapping
+    from penstock_converter.outcome import Progress as State
+    from penstock_converter.quiet import hush_logs
+
+    # The table below says what the log would.
+    hush_logs()
+    names = [text for text in inputs if "=" not in text or Path(text).exists()]
+    overrides = [text for text in inputs if text not in names]
+    if not names:
+        raise click.UsageError("name at least one recording")
+    bags = find_bags(names)
+    job = Job(tuple(bags), load_mapping(mapping, overrides), out, hdf5, overwrite)
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("converting"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %  {task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    cancelled = _cancel_on_sigterm()
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("", total=1.0, note=f"{len(bags)} recordings")
+
+        def show(state: State) -> None:
+            ended = sum(bag.state in ("converted", "refused") for bag in state.bags)
+            left = f", {state.eta_s:.0f} s left" if state.eta_s > 0 else ""
+            note = (
+                f"{ended}/{len(bags)} recordings, {state.frames_done} frames, "
+                f"{state.images_per_s:.0f} images/s{left}"
+            )
+            bars.update(bar, completed=state.fraction, note=note)
+
+        outcome = run_job(job, show, cancelled.is_set)
+        if outcome.reused:
+            bars.update(bar, completed=1.0, note="done before")
+    _tell(console, outcome, out)
+    if not outcome.converted:
+        raise SystemExit(1)
+    if outcome.refused:
+        raise SystemExit(PARTLY)
+
+
+@click.command("converter")
+@settings_options(ConverterSettings)
+def serve(settings: ConverterSettings) -> None:
+    """Convert recordings for clients on other machines.
+
+    Clients name recordings and datasets relative to two folders of this machine. Each conversion
+    is a process of its own.
+
+    \b
+    Examples:
+      penstock serve converter --input-root /recordings --output-root /data --host 0.0.0.0
+      PENSTOCK_INPUT_ROOT=bags PENSTOCK_OUTPUT_ROOT=datasets penstock serve converter
+    """
+    from penstock.server import serve as serve_until_signal
+    from penstock_converter.conversions import Conversions
+    from penstock_converter.service import ConverterService
+
+    conversions = Conversions(settings)
+    try:
+        serve_until_signal(
+            "converter",
+            settings,
+            ConverterService(conversions).register,
+            on_drain=conversions.close,
+        )
+    finally:
+        conversions.close()
+
+
+def _cancel_on_sigterm() -> threading.Event:
+    """Let SIGTERM end the conversion as Ctrl-C does: with nothing half done left behind."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    return asked
+
+
+def _tell(console: Console, outcome: Outcome, out: Path) -> None:
+    from rich.markup import escape
+
+    for bag in outcome.refused:
+        console.print(f"[red]refused[/red] {escape(bag.error)} [dim]({bag.reason})[/dim]")
+    for bag in outcome.converted:
+        for warning in bag.warnings:
+            console.print(f"[yellow]look at[/yellow] {escape(bag.bag)}: {escape(warning)}")
+    dropped: dict[str, int] = {}
+    for bag in outcome.converted:
+        for reason, count in bag.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    for reason, count in dropped.items():
+        console.print(f"[dim]left out {count} frames: {escape(reason)}[/dim]")
+    if not outcome.converted:
+        console.print("nothing was made: every recording was refused", style="bold red")
+        return
+    again = " (done before, reused)" if outcome.reused else ""
+    console.print(
+        f"{escape(str(out))}: {len(outcome.converted)} episodes, {outcome.frames} frames, "
+        f"{outcome.images} images in {outcome.seconds:.1f} s, peak memory "
+        f"{outcome.peak_rss_bytes / 1e6:.0f} MB{again}",
+        style="bold green",
+    )

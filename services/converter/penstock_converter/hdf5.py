@@ -1,0 +1,135 @@
+"""HDF5 files as the sampler reads them: observations in a group, one file an episode."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import DataFault
+from penstock_converter.durable import replace_synced
+from penstock_converter.episode import Block
+from penstock_converter.frames import Frames
+from penstock_converter.images import EncodedImage, Pixels
+from penstock_converter.mapping import Hdf5Output, Mapping
+from penstock_converter.schema import Schema
+
+__all__ = ["Hdf5Episode"]
+
+
+class Hdf5Episode:
+    """Writes one episode.
+
+    ``observations/joint`` (N, J) float32 and ``observations/<image>`` (N, H, W, 3) uint8, or N + 1
+    of them when there is an observation after the last row; ``actions`` (N, A) float32,
+    ``rewards`` (N,) float32, ``terminals`` (N,) bool; ``truncateds`` (N,) bool where frames were
+    left out between rows. Datasets are contiguous, so that an image is one read.
+
+    Args:
+        path: Final name of the file; it appears when the episode is complete.
+        mapping: Which feature is what.
+        output: The part of it for HDF5.
+        source: Name of the recording, kept as an attribute.
+    """
+
+    def __init__(self, path: Path, mapping: Mapping, output: Hdf5Output, source: str) -> None:
+        self._path, self._output = path, output
+        self._partial = path.with_name(path.name + ".partial")
+        self._frames: Frames | None = None
+        # Cameras come on their own threads; making a dataset is more than one call of HDF5.
+        self._lock = threading.Lock()
+        self._file = h5py.File(self._partial, "w", libver="v110")
+        self._file.attrs.update({"source": source, "fps": mapping.fps, "task": mapping.task})
+        self._group = self._file.create_group("observations")
+        self._images: dict[str, list[str]] = {}
+        for dataset, feature in output.images.items():
+            self._images.setdefault(feature, []).append(dataset)
+
+    def begin(self, frames: Frames) -> None:
+        """Learn how long the episode is."""
+        self._frames = frames
+
+    def pixels(
+        self, feature: str, frame: int, pixels: Pixels, source: EncodedImage | None
+    ) -> EncodedImage | None:
+        """Write one image."""
+        del source
+        for name in self._images.get(feature, ()):
+            with self._lock:
+                dataset = self._group.get(name)
+                if dataset is None:
+                    shape = (self._expected.observations, *pixels.shape)
+                    dataset = self._group.create_dataset(name, shape, np.uint8)
+                dataset[frame] = pixels
+        return None
+
+    def rows(self, block: Block, schema: Schema) -> None:
+        """Write rows of numbers."""
+        del schema
+        output, count = self._output, self._expected.count
+        numbers = block.numbers
+        joint = self._vectors("joint", output.joint, numbers, np.float32)
+        self._write("observations/joint", self._expected.observations, block.start, joint)
+        actions = self._vectors("actions", output.actions, numbers, np.float32)
+        self._write("actions", count, block.start, actions)
+        rewards = self._scalars("rewards", output.rewards, numbers)
+        self._write("rewards", count, block.start, rewards.astype(np.float32))
+        terminals = self._scalars("terminals", output.terminals, numbers)
+        self._write("terminals", count, block.start, terminals != 0)
+
+    def observation_after(self, numbers: dict[str, NDArray[np.float64]]) -> None:
+        """Write the joints of the observation after the last row."""
+        joint = numbers[self._output.joint][None].astype(np.float32)
+        self._write("observations/joint", self._expected.observations, self._expected.count, joint)
+
+    def close(self) -> None:
+        """Finish, sync and publish the file."""
+        if self._expected.cut_after.any():
+            self._file.create_dataset("truncateds", data=self._expected.cut_after)
+        self._file.close()
+        replace_synced(self._partial, self._path)
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+    @property
+    def _expected(self) -> Frames:
+        assert self._frames is not None  # noqa: S101 - begin comes first
+        return self._frames
+
+    def _vectors(
+        self, role: str, name: str, numbers: dict[str, NDArray[np.float64]], dtype: Any
+    ) -> NDArray[Any]:
+        if name not in numbers:
+            raise DataFault(
+                f"outputs.hdf5.{role} is {name}, which is a camera: name a feature of numbers",
+                reason="NOT_NUMBERS",
+            )
+        return numbers[name].astype(dtype)
+
+    def _scalars(
+        self, role: str, name: str, numbers: dict[str, NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        values = self._vectors(role, name, numbers, np.float64)
+        if values.shape[1] != 1:
+            raise DataFault(
+                f"outputs.hdf5.{role} is {name}, which has {values.shape[1]} elements: one number "
+                "a frame is needed, choose it by field, e.g. data[0]",
+                reason="NOT_A_SCALAR",
+            )
+        return values[:, 0]
+
+    def _write(self, name: str, length: int, start: int, values: NDArray[Any]) -> None:
+        with self._lock:
+            dataset = self._file.get(name)
+            if dataset is None:
+                shape = (length, *values.shape[1:])
+                dataset = self._file.create_dataset(name, shape, values.dtype)
+            dataset[start : start + len(values)] = values
