@@ -91,7 +91,9 @@ class AsyncCheckpointSaver:
         tokens: WriterTokens | None = None,
     ) -> None:
         if max_queue_size < 1:
-            raise InvalidInput(f"max_queue_size={max_queue_size}: at least 1", field="queue")
+            raise InvalidInput(
+                f"max_queue_size={max_queue_size}: at least 1 must fit", field="max_queue_size"
+            )
         if when_full not in get_args(WhenFull):
             raise InvalidInput(
                 f"when_full={when_full!r}: choose one of {', '.join(get_args(WhenFull))}",
