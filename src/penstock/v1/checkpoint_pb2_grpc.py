@@ -116,7 +116,8 @@ class CheckpointServiceServicer(object):
 
         Errors:
         NOT_FOUND: no such upload (expired, or aborted): begin again.
-        OUT_OF_RANGE: the offset leaves a gap or goes beyond the announced size.
+        INVALID_ARGUMENT: the offset leaves a gap or goes beyond the announced size, or the content
+        is a pickle.
         DATA_LOSS: a chunk does not match its checksum: send it again.
         ABORTED: fenced by a newer writer.
         RESOURCE_EXHAUSTED: the disk is full.
