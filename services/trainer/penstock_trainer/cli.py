@@ -21,13 +21,12 @@ from rich.progress import (
 )
 
 from penstock.config import settings_options
-from penstock.errors import InvalidInput, PenstockError
+from penstock.errors import PenstockError
 from penstock_trainer.config import TrainerSettings, TrainSettings
 
 __all__ = ["serve", "train"]
 
 _SHOWN = ("val_score", "critic_loss", "action_loss", "batches_per_s", "data_wait_share")
-_SERVICE_ONLY = frozenset({"results_dir", "load_model", "threads"})
 
 
 @click.command(
@@ -97,10 +96,6 @@ def _watch(settings: TrainSettings, service: str, console: Console) -> None:
     from penstock import open_trainer
 
     given = settings.model_fields_set - {"ExpID"}
-    for name in sorted(given & _SERVICE_ONLY):
-        raise InvalidInput(
-            f"--{name.replace('_', '-')} is the service's own: leave it out with --on", field=name
-        )
     options = {name: _text(getattr(settings, name)) for name in sorted(given)}
     exp_id = settings.ExpID
     with open_trainer(service) as trainer:

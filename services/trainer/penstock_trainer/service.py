@@ -47,8 +47,11 @@ def settings_of(exp_id: str, options: dict[str, str], service: TrainerSettings) 
     Raises:
         InvalidInput: An option is unknown, out of range, or the service's own to set.
     """
-    for name in options:
-        if name.replace("-", "_") in _OWN_OPTIONS:
+    for name, value in options.items():
+        option = name.replace("-", "_")
+        if option == "load_model" and value == "latest":
+            continue  # what the service does anyway
+        if option in _OWN_OPTIONS:
             raise InvalidInput(
                 f"option {name!r} cannot be set over the wire: the service sets "
                 f"{sorted(_OWN_OPTIONS)}",
