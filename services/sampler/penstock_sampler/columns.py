@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 
 from penstock_sampler.findings import Findings
+from penstock_sampler.opening import HDF5_ERRORS
 
 __all__ = [
     "MAX_ROWS",
@@ -70,7 +71,7 @@ def find_dataset(
     path = there[0]
     try:
         found = file[path]
-    except (KeyError, OSError) as error:
+    except HDF5_ERRORS as error:
         findings.fail(
             check,
             f"{path} is a link that leads nowhere ({error})",

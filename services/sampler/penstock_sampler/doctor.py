@@ -11,7 +11,7 @@ from penstock.errors import DataFault
 from penstock_sampler.examine import Examined, examine_open
 from penstock_sampler.files import FileIdentity
 from penstock_sampler.findings import Findings
-from penstock_sampler.opening import open_hdf5
+from penstock_sampler.opening import HDF5_ERRORS, open_hdf5
 from penstock_sampler.options import DataOptions
 from penstock_sampler.quality import check_images, check_scalars
 from penstock_sampler.scalars import ScalarStore
@@ -56,7 +56,7 @@ def diagnose(path: Path, options: DataOptions) -> Diagnosis:
         identity = FileIdentity.of(path)
         with open_hdf5(path) as file:
             findings.ok("opens", f"{identity.size_bytes} bytes")
-            diagnosis.tree = _tree(file)
+            diagnosis.tree = _tree(file, findings)
             found = examine_open(file, options, findings)
             if found is None:
                 return diagnosis
@@ -70,7 +70,7 @@ def diagnose(path: Path, options: DataOptions) -> Diagnosis:
             scalars.close()
     except DataFault as error:
         _note(findings, error.message, error.reason)
-    except OSError as error:
+    except HDF5_ERRORS as error:
         _note(findings, f"HDF5 cannot read it ({error}): copy or record it again", "UNREADABLE")
     return diagnosis
 
@@ -80,7 +80,7 @@ def _note(findings: Findings, message: str, reason: str) -> None:
     findings.fail("readable", what, remedy=remedy, reason=reason)
 
 
-def _tree(file: h5py.File) -> list[Entry]:
+def _tree(file: h5py.File, findings: Findings) -> list[Entry]:
     entries: list[Entry] = []
 
     def visit(name: str, node: object) -> bool | None:
@@ -93,7 +93,15 @@ def _tree(file: h5py.File) -> list[Entry]:
             entries.append(Entry(name, "group"))
         return None
 
-    file.visititems(visit)
+    try:
+        file.visititems(visit)
+    except HDF5_ERRORS as error:
+        findings.warn(
+            "tree",
+            f"not all of it can be listed ({error})",
+            remedy="copy or record it again, unless the damaged part is not needed",
+            reason="UNREADABLE",
+        )
     return entries
 
 

@@ -12,7 +12,7 @@ from penstock_sampler.episodes import FileEpisodes, read_episodes
 from penstock_sampler.files import FileIdentity
 from penstock_sampler.findings import Findings
 from penstock_sampler.layout import FileLayout, read_layout
-from penstock_sampler.opening import dataset_at, open_hdf5
+from penstock_sampler.opening import HDF5_ERRORS, dataset_at, open_hdf5
 from penstock_sampler.options import DataOptions
 
 __all__ = ["Examined", "examine", "examine_open"]
@@ -54,7 +54,7 @@ def examine_open(
         episodes = read_episodes(file, layout, findings)
         if episodes is None or not _probe_frames(file, layout, findings):
             return None
-    except (OSError, RuntimeError) as error:
+    except HDF5_ERRORS as error:
         findings.fail(
             "readable",
             f"HDF5 cannot read it ({error})",
@@ -72,7 +72,7 @@ def _probe_frames(file: h5py.File, layout: FileLayout, findings: Findings) -> bo
         for row in (0, layout.observations - 1):
             try:
                 dataset[row]
-            except (OSError, RuntimeError) as error:
+            except HDF5_ERRORS as error:
                 findings.fail(
                     f"{image.camera} camera",
                     f"frame {row} of {image.dataset} cannot be read ({error})",

@@ -13,7 +13,7 @@ from typing import TypeVar
 import h5py
 
 from penstock.errors import DataFault
-from penstock_sampler.opening import dataset_at, open_hdf5
+from penstock_sampler.opening import HDF5_ERRORS, dataset_at, open_hdf5
 
 __all__ = ["FileIdentity", "OpenFile", "OpenFiles"]
 
@@ -102,7 +102,7 @@ class OpenFiles:
         with self._lock:
             try:
                 return action(self._get(identity))
-            except (OSError, KeyError, ValueError) as error:
+            except HDF5_ERRORS as error:
                 # A damaged handle must not serve the next call.
                 self._drop(identity.path)
                 raise DataFault(

@@ -11,10 +11,13 @@ import h5py
 
 from penstock.errors import DataFault
 
-__all__ = ["dataset_at", "open_hdf5"]
+__all__ = ["HDF5_ERRORS", "dataset_at", "open_hdf5"]
 
 # Registers the LZ4, Zstandard, bitshuffle and Blosc filters with the HDF5 library.
 importlib.import_module("hdf5plugin")
+
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
+"""What h5py raises over a damaged file, depending on the byte that is wrong."""
 
 _CHUNK_CACHE_BYTES = 256 << 10
 """Of each open dataset: rows are drawn at random, so decoded chunks are not worth their memory."""
@@ -40,7 +43,7 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         # Best effort: a read-only or network file system may know no locks.
         return h5py.File(path, "r", locking="best-effort", rdcc_nbytes=_CHUNK_CACHE_BYTES)
-    except OSError as error:
+    except HDF5_ERRORS as error:
         raise _explain(path, status.st_size, error) from error
 
 
@@ -56,7 +59,7 @@ def dataset_at(file: h5py.File, path: str) -> h5py.Dataset:
     return found
 
 
-def _explain(path: Path, size_bytes: int, error: OSError) -> DataFault:
+def _explain(path: Path, size_bytes: int, error: Exception) -> DataFault:
     text = str(error)
     if "truncated file" in text:
         return _fault(
@@ -72,9 +75,10 @@ def _explain(path: Path, size_bytes: int, error: OSError) -> DataFault:
             "is not an HDF5 file (no signature)",
             "convert it, or keep it out of the dataset's pattern",
         )
-    if error.errno == errno.EACCES:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EACCES:
         return _fault(path, "NOT_PERMITTED", f"may not be read ({text})", "change its permissions")
-    if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+    if number in (errno.EAGAIN, errno.EWOULDBLOCK):
         return _fault(path, "BUSY", "is being written by another process", "close it there first")
     return _fault(path, "UNREADABLE", f"does not open ({text})", "copy or record it again")
 

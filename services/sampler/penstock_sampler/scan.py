@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from penstock.errors import DataFault
 from penstock_sampler.episodes import row_blocks
 from penstock_sampler.examine import Examined
-from penstock_sampler.opening import dataset_at, open_hdf5
+from penstock_sampler.opening import HDF5_ERRORS, dataset_at, open_hdf5
 from penstock_sampler.scalars import ScalarStore
 from penstock_sampler.statistics import RunningStatistics
 
@@ -47,7 +47,7 @@ def scan_file(path: Path, examined: Examined, scalars: ScalarStore) -> FileScan:
     try:
         with open_hdf5(path) as file:
             return _scan(file, examined, scalars, _start_digest(path, examined))
-    except (OSError, RuntimeError) as error:
+    except HDF5_ERRORS as error:
         raise DataFault(
             f"{path}: cannot be read ({error}): copy or record it again",
             reason="UNREADABLE",
