@@ -164,6 +164,31 @@ def test_catalogue_that_fails_after_the_rename_loses_nothing(store, save, conten
     np.testing.assert_array_equal(load(store)["w"], STATE["w"])
 
 
+def test_commit_killed_before_its_row_is_listed_at_the_next_start(store, content, root, load):
+    offered = content(STATE, tags=("best",), metrics={"loss": 1.0})
+    upload = store.begin_upload(offered.request)
+    store.append(upload.upload_id, 0, offered.data)
+    store._catalog._database.set_authorizer(
+        lambda action, table, *_: (
+            sqlite3.SQLITE_DENY
+            if action == sqlite3.SQLITE_INSERT and table == "checkpoints"
+            else sqlite3.SQLITE_OK
+        )
+    )
+    with pytest.raises(Internal):
+        store.commit(upload.upload_id)
+    store.close()
+    reopened = Store(root)
+    assert reopened.counts["checkpoints_adopted"] == 1
+    # The writer, who never got an answer, asks again and gets one.
+    again = reopened.begin_upload(offered.request)
+    assert again.committed
+    info = reopened.commit(again.upload_id)
+    assert (info.tags, info.metrics) == (("best",), {"loss": 1.0})
+    np.testing.assert_array_equal(load(reopened, which="best")["w"], STATE["w"])
+    reopened.close()
+
+
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
