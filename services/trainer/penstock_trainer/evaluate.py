@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from penstock.client.sampler import SamplerClient
+from penstock import SamplerClient
 from penstock.errors import InvalidInput
 from penstock.plan import Plan
 from penstock_trainer.algorithm import Algorithm

@@ -70,7 +70,8 @@ class TrainerServiceServicer(object):
 
     def StartTraining(self, request, context):
         """Queues a training. Idempotent: the same ExpID with the same options answers with the run as it
-        stands.
+        stands. A run that has failed or was cancelled is queued again and goes on from its last
+        checkpoint.
 
         Errors:
         INVALID_ARGUMENT: an option is unknown or out of range; names it.
