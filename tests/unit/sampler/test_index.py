@@ -133,6 +133,15 @@ def test_cameras_are_part_of_the_version(tmp_path: Path) -> None:
     assert _index(tmp_path).info.version != _index(tmp_path, "global,left,right").info.version
 
 
+def test_a_renamed_file_changes_the_version_because_its_splits_change(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.hdf5", arrays())
+    before = _index(tmp_path)
+    path.rename(tmp_path / "b.hdf5")
+    after = _index(tmp_path)
+    assert after.episodes.split_key.tolist() != before.episodes.split_key.tolist()
+    assert after.info.version != before.info.version
+
+
 def test_adding_files_leaves_episodes_in_their_split(tmp_path: Path) -> None:
     write(tmp_path / "b.hdf5", arrays(seed=1, terminals=[2, 5]))
     before = _index(tmp_path).episodes.split_key.tolist()
