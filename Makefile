@@ -57,8 +57,8 @@ proto: setup ## Generate the Python code of the protos
 proto-baseline: $(BUF) ## Accept the protos of a release as what later ones must stay compatible with
 	$(BUF) build --exclude-source-info -o protos/baseline.binpb
 
-bench: setup ## Run the benchmarks
-	$(BIN)/python -m benchmarks
+bench: setup ## Time a batch beside a plain h5py and OpenCV loop
+	$(BIN)/python benchmarks/sampler_batch.py
 
 clean: ## Remove what was built, recorded and trained here (not the environments)
 	rm -rf build dist demo results .pytest_cache .ruff_cache .hypothesis .import_linter_cache
