@@ -33,9 +33,9 @@ class Recipe:
     """
 
     episodes: int = 700
-    bc_steps: int = 2500
-    lapo_steps: int = 5000
-    checkpoints: int = 5
+    bc_steps: int = 2000
+    lapo_steps: int = 6000
+    checkpoints: int = 6
     rollouts: int = 100
     seed: int = 0
 
