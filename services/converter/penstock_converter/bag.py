@@ -6,8 +6,9 @@ that nobody needs (service events, for one) cannot spoil a recording.
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class RawMessage(NamedTuple):
 @dataclass(frozen=True)
 class _Topic:
     msgtype: str
+    store: Typestore
     connections: tuple[tuple[int, Connection], ...]
     """Connections with the number of the reader each belongs to."""
 
@@ -59,7 +61,6 @@ class Bag:
                 found.setdefault(connection.topic, []).append((number, connection))
         self._connections = found
         self._topics: dict[str, _Topic] = {}
-        self._store: Typestore = get_typestore(Stores.EMPTY)
 
     @property
     def topics(self) -> list[str]:
@@ -89,9 +90,16 @@ class Bag:
                 reason="MIXED_TYPES",
                 metadata={"topic": topic},
             )
+        definition = connections[0][1].msgdef
         with self._reading(f"the type {kinds[0]} of topic {topic}"):
-            self._define(kinds[0], connections[0][1])
-        self._topics[topic] = _Topic(kinds[0], tuple(connections))
+            store = _store(kinds[0], definition.format, definition.data)
+        if store is None:
+            raise DataFault(
+                f"{self.path}: type {kinds[0]} of topic {topic} is not defined in the recording "
+                "and not part of ROS: record again to mcap, which keeps definitions",
+                reason="UNKNOWN_TYPE",
+            )
+        self._topics[topic] = _Topic(kinds[0], store, tuple(connections))
         return kinds[0]
 
     def messages(
@@ -120,15 +128,17 @@ class Bag:
         Raises:
             DataFault: The bytes do not fit the type.
         """
-        msgtype = self._topics[topic].msgtype
+        used = self._topics[topic]
+        msgtype, store = used.msgtype, used.store
         with self._reading(f"a {msgtype} of topic {topic}"):
             if self._ros1:
-                return self._store.deserialize_ros1(data, msgtype)
-            return self._store.deserialize_cdr(data, msgtype)
+                return store.deserialize_ros1(data, msgtype)
+            return store.deserialize_cdr(data, msgtype)
 
     def has_header(self, topic: str) -> bool:
         """Whether messages of ``topic`` begin with a header."""
-        _, fields = self._store.fielddefs[self._topics[topic].msgtype]
+        used = self._topics[topic]
+        _, fields = used.store.fielddefs[used.msgtype]
         return bool(fields) and "std_msgs/msg/Header" in str(fields[0][1])
 
     def header_ns(self, topic: str, data: bytes) -> int:
@@ -153,35 +163,8 @@ class Bag:
             if owner == number
         ]
 
-    def _define(self, msgtype: str, connection: Connection) -> None:
-        """Add the definition of one type, and of those it is made of."""
-        definition = connection.msgdef
-        if definition.format is MessageDefinitionFormat.MSG:
-            found = get_types_from_msg(definition.data, msgtype)
-        elif definition.format is MessageDefinitionFormat.IDL:
-            found = {}
-            text = definition.data
-            parts = text.split(_IDL_SEPARATOR)[1:] if text.startswith(_IDL_SEPARATOR) else [text]
-            for part in parts:
-                body = part.split("\n", 1)[1] if part.startswith("IDL: ") else part
-                found.update(get_types_from_idl(body))
-        else:
-            found = self._undefined(msgtype)
-        self._store.register({k: v for k, v in found.items() if k not in self._store.fielddefs})
-
-    def _undefined(self, msgtype: str) -> Any:
-        """Types of a recording without definitions: those that ROS itself ships."""
-        shipped = get_typestore(Stores.LATEST).fielddefs
-        if msgtype not in shipped:
-            raise DataFault(
-                f"{self.path}: type {msgtype} is not defined in the recording and not part of "
-                "ROS: record again to mcap, which keeps definitions",
-                reason="UNKNOWN_TYPE",
-            )
-        return shipped
-
     @contextmanager
-    def _reading(self, what: str) -> Iterator[None]:
+    def _reading(self, what: str) -> Generator[None]:
         try:
             yield
         except PenstockError:
@@ -196,7 +179,7 @@ class Bag:
 
 
 @contextmanager
-def open_bag(path: Path) -> Iterator[Bag]:
+def open_bag(path: Path) -> Generator[Bag]:
     """Open a ``.bag``, ``.mcap``, ``.db3``, or a folder of a ROS 2 recording.
 
     Raises:
@@ -225,6 +208,27 @@ def open_bag(path: Path) -> Iterator[Bag]:
             # Closing a damaged file must not hide what was wrong with it.
             with suppress(Exception):
                 reader.close()
+
+
+@functools.lru_cache(maxsize=256)
+def _store(msgtype: str, form: MessageDefinitionFormat, text: str) -> Typestore | None:
+    """Types that ``msgtype`` is made of; kept, because bags of one robot share them.
+
+    Returns:
+        None if the recording does not define the type and ROS does not ship it.
+    """
+    if form is MessageDefinitionFormat.NONE:
+        shipped = get_typestore(Stores.LATEST)
+        return shipped if msgtype in shipped.fielddefs else None
+    store = get_typestore(Stores.EMPTY)
+    if form is MessageDefinitionFormat.MSG:
+        store.register(get_types_from_msg(text, msgtype))
+        return store
+    parts = text.split(_IDL_SEPARATOR)[1:] if text.startswith(_IDL_SEPARATOR) else [text]
+    for part in parts:
+        body = part.split("\n", 1)[1] if part.startswith("IDL: ") else part
+        store.register(get_types_from_idl(body))
+    return store
 
 
 def _readers(path: Path) -> list[rosbag1.Reader] | list[rosbag2.Reader]:

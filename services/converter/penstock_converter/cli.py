@@ -65,10 +65,11 @@ def convert(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from penstock_converter.discovery import find_bags
-    from penstock_converter.job import Job, run_job
+    from penstock_converter.job import run_job
     from penstock_converter.mapping import load_mapping
     from penstock_converter.outcome import Progress as State
     from penstock_converter.quiet import hush_logs
+    from penstock_converter.request import Job
 
     # The table below says what the log would.
     hush_logs()

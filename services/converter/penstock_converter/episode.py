@@ -184,6 +184,10 @@ class _Conversion:
                 number, data = messages[0]
                 message = self._bag.decode(topic, data)
                 self._lanes[name].put(_Item(frame.frame, number, message))
+                if frame.frame == 0:
+                    # The first image of each camera lays out files: one after the other, so that
+                    # they come out the same whichever thread is faster.
+                    self._lanes[name].settle()
                 continue
             vectors = [self._vector(name, number, data) for number, data in messages]
             numbers[name] = vectors[0]

@@ -31,7 +31,7 @@ class Frames:
         count: Rows of the episode, N.
         times_ns: (N,) or (N + 1,) int64 times of the frames.
         tracks: What each feature takes, (N,) or (N + 1,) long. An (N + 1)-th frame is the
-            observation after the last row, for HDF5; features that it does not observe have none there.
+            observation after the last row, for HDF5; features not observed have none there.
         cut_after: (N,) bool, rows after which frames are missing (``rosbag.gap=drop``).
         dropped: Frames left out, by reason.
         warnings: What a person should look at.
@@ -109,7 +109,7 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Frames:
     first, last = int(rows[0]), int(rows[-1])
     for frame in np.flatnonzero(~complete):
         name = next(name for name, track in tracks.items() if not track.matched[frame])
-        reason = f"no {name} within {mapping.tolerance_s(name):g} s"
+        reason = _unmatched(name, mapping)
         if first < frame < last and settings.gap == "fail":
             raise DataFault(
                 f"{bag}: frame {frame} at {moments[frame] * 1e-9:.3f} s has {reason} (topic "
@@ -125,7 +125,7 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Frames:
     extra = _observation_after(last, observed, tracks, len(moments))
     chosen = np.append(rows, extra) if extra is not None else rows
     # A gap right after the last row is no cut: the extra frame follows it directly.
-    cut_after = np.append(np.diff(rows) > 1, False)  # noqa: FBT003 - numpy's own signature
+    cut_after = np.append(np.diff(rows) > 1, False)
     return Frames(
         count=len(rows),
         times_ns=moments[chosen],
@@ -157,6 +157,11 @@ def _without(track: Track, count: int) -> Track:
     return Track(first, second, track.weight, track.distance_s)
 
 
+def _unmatched(name: str, mapping: Mapping) -> str:
+    tolerance_s = mapping.tolerance_s(name)
+    return f"no {name} within {tolerance_s:g} s" if np.isfinite(tolerance_s) else f"no {name} yet"
+
+
 def _nothing_fits(bag: str, mapping: Mapping, tracks: MappingOf[str, Track]) -> str:
     found = [
         f"{name} fits {int(track.matched.sum())} (tolerance {mapping.tolerance_s(name):g} s, "
@@ -175,7 +180,8 @@ def _check_rate(moments_ns: NDArray[np.int64], mapping: Mapping, main: str) -> t
     period_s = float(np.median(np.diff(moments_ns))) * 1e-9
     if period_s <= 0 or abs(period_s * mapping.fps - 1) <= _RATE_MARGIN:
         return ()
-    return (
+    warning = (
         f"frames of {main} come every {period_s:.4f} s ({1 / period_s:.2f} Hz), the dataset says "
-        f"{mapping.fps} fps: check fps and rosbag.stride",
+        f"{mapping.fps} fps: check fps and rosbag.stride"
     )
+    return (warning,)

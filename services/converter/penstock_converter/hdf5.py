@@ -60,7 +60,7 @@ class Hdf5Episode:
         del source
         for name in self._images.get(feature, ()):
             with self._lock:
-                dataset = self._group.get(name)
+                dataset: Any = self._group.get(name)
                 if dataset is None:
                     shape = (self._expected.observations, *pixels.shape)
                     dataset = self._group.create_dataset(name, shape, np.uint8)
@@ -128,7 +128,7 @@ class Hdf5Episode:
 
     def _write(self, name: str, length: int, start: int, values: NDArray[Any]) -> None:
         with self._lock:
-            dataset = self._file.get(name)
+            dataset: Any = self._file.get(name)
             if dataset is None:
                 shape = (length, *values.shape[1:])
                 dataset = self._file.create_dataset(name, shape, values.dtype)

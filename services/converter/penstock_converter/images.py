@@ -21,6 +21,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _END_OF_JPEG = b"\xff\xd9"
 _TAIL_BYTES = 1024
+_MARKER = 0xFF
+# Start of frame, of any process; the three left out are other segments.
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Conversion to RGB and channels of the encodings of sensor_msgs/Image.
 _RAW: dict[str, tuple[int | None, int]] = {
     "rgb8": (None, 3),
@@ -54,8 +57,8 @@ def image_source(message: Any) -> EncodedImage | None:
     if data.startswith(_PNG):
         return EncodedImage(data, "png")
     raise DataFault(
-        f"a CompressedImage of format {message.format!r} begins with {data[:8].hex(' ') or 'nothing'}: "
-        "JPEG and PNG are read",
+        f"a CompressedImage of format {message.format!r} begins with "
+        f"{data[:8].hex(' ') or 'nothing'}: JPEG and PNG are read",
         reason="IMAGE_FORMAT",
     )
 
@@ -150,13 +153,12 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     if _END_OF_JPEG not in data[-_TAIL_BYTES:]:
         raise _broken(source, "its end is missing")
     position = 2
-    while position + 9 <= len(data) and data[position] == 0xFF:
+    while position + 9 <= len(data) and data[position] == _MARKER:
         marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
+        if marker == _MARKER:  # fill byte
             position += 1
             continue
-        # Start of frame, of any process; 0xC4, 0xC8 and 0xCC are other segments.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in _START_OF_FRAME:
             height, width = struct.unpack_from(">HH", data, position + 5)
             return width, height
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import structlog
 
 from penstock.errors import (
-    AlreadyExists,
     Cancelled,
-    InvalidInput,
     LimitExceeded,
     NotFound,
     PenstockError,
@@ -28,88 +24,17 @@ from penstock_converter.episode import EpisodeSink, convert_episode
 from penstock_converter.frames import Frames
 from penstock_converter.hdf5 import Hdf5Episode
 from penstock_converter.lerobot import LeRobotWriter
-from penstock_converter.mapping import Mapping
-from penstock_converter.outcome import (
-    BagOutcome,
-    Outcome,
-    Progress,
-    fingerprint,
-    read_outcome,
-    write_outcome,
-)
+from penstock_converter.outcome import BagOutcome, Outcome, Progress, fingerprint, write_outcome
+from penstock_converter.request import HDF5_FOLDER, Job, existing_outcome
 from penstock_converter.schema import Schema
 from penstock_converter.staging import publish, staging_folder
 
-__all__ = ["Job", "existing_outcome", "run_job"]
+__all__ = ["run_job"]
 
 log = structlog.get_logger(__name__)
 
-HDF5_FOLDER = "hdf5"
 _REPORT_PERIOD_S = 0.2
 _SCRATCH = ".scratch"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be converted.
-
-    Attributes:
-        bags: Recordings, one episode each, in this order.
-        mapping: What becomes what.
-        out: Folder of the LeRobot dataset and of the report.
-        hdf5: Folder of the HDF5 files; default ``hdf5`` in ``out``.
-        overwrite: Replace a dataset that was made from other recordings or another mapping.
-        names: What recordings are called in the report; default: their paths.
-    """
-
-    bags: tuple[Path, ...]
-    mapping: Mapping
-    out: Path
-    hdf5: Path | None = None
-    overwrite: bool = False
-    names: tuple[str, ...] = field(default=())
-
-    def name(self, index: int) -> str:
-        """What a recording is called."""
-        return self.names[index] if self.names else str(self.bags[index])
-
-
-def existing_outcome(job: Job) -> Outcome | None:
-    """What the output says if it is what this job would make; None if there is work to do.
-
-    Raises:
-        AlreadyExists: The output holds something else, and may not be replaced.
-        InvalidInput: ``hdf5`` is given but the mapping has no such output, or lies inside ``out``.
-    """
-    if job.hdf5 is not None and job.mapping.outputs.hdf5 is None:
-        raise InvalidInput(
-            "an HDF5 folder is given, but the mapping has no outputs.hdf5: say there which "
-            "features are joint, actions, rewards and terminals",
-            field="hdf5",
-        )
-    if job.hdf5 is not None and job.hdf5.resolve() == job.out.resolve():
-        raise InvalidInput(f"{job.out} is both dataset and HDF5 folder: name two", field="hdf5")
-    wanted = fingerprint(job.bags, job.mapping)
-    found: list[Outcome | None] = []
-    for folder in (job.out, *([job.hdf5] if job.hdf5 else [])):
-        outcome = read_outcome(folder)
-        found.append(outcome if outcome and outcome.fingerprint == wanted else None)
-        if outcome is None and folder.exists() and (folder.is_file() or any(folder.iterdir())):
-            raise AlreadyExists(
-                f"{folder}: is there and was not made by a conversion: choose another folder, or "
-                "remove it yourself",
-                reason="OUTPUT_FOREIGN",
-            )
-        if outcome is not None and outcome.fingerprint != wanted and not job.overwrite:
-            raise AlreadyExists(
-                f"{folder}: holds a dataset of other recordings or another mapping: choose "
-                "another folder, or allow overwriting it",
-                reason="OUTPUT_DIFFERS",
-            )
-    first = found[0]
-    if first is None or None in found or not _is_whole(job, first):
-        return None
-    return replace(first, reused=True)
 
 
 def run_job(
@@ -247,7 +172,9 @@ class _Run:
     def _advance(self, index: int, share: float, images: int) -> None:
         self._frames += 1
         self._images += images
-        if time.monotonic() - self._reported >= _REPORT_PERIOD_S:
+        # A report names every recording: many of them, fewer reports.
+        period_s = _REPORT_PERIOD_S * max(1.0, len(self._sizes) / 1000)
+        if time.monotonic() - self._reported >= period_s:
             done = sum(self._sizes[:index]) + share * self._sizes[index]
             self._report(done / sum(self._sizes))
 
@@ -282,22 +209,6 @@ def _refuse(outcome: BagOutcome, bag: Path, error: Exception) -> None:
         outcome.reason = "INTERNAL"
         outcome.error = f"{bag}: the converter failed ({type(error).__name__}: {error})"
         log.error("refused", bag=str(bag), reason="INTERNAL", exc_info=error)
-
-
-def _is_whole(job: Job, outcome: Outcome) -> bool:
-    """Whether nobody has removed parts of a dataset since it was published."""
-    outputs = job.mapping.outputs
-    if outputs.lerobot is not None:
-        try:
-            info = json.loads((job.out / "meta" / "info.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return False
-        if info.get("total_episodes") != len(outcome.converted):
-            return False
-    if outputs.hdf5 is not None:
-        folder = job.hdf5 or job.out / HDF5_FOLDER
-        return len(list(folder.glob("episode_*.hdf5"))) == len(outcome.converted)
-    return True
 
 
 def _remove(folder: Path) -> None:

@@ -42,6 +42,11 @@ class Lane(Generic[I, O]):
             self._done.append(self._pending.popleft().result())
         return [self._done.popleft() for _ in range(count)]
 
+    def settle(self) -> None:
+        """Wait until everything handed over is done."""
+        while self._pending:
+            self._done.append(self._pending.popleft().result())
+
     def close(self) -> None:
         """Drop what waits, let the item at work end, and end the thread."""
         self._executor.shutdown(wait=True, cancel_futures=True)

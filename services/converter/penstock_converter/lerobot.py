@@ -196,7 +196,11 @@ class LeRobotWriter:
         names = list(feature.labels) if feature.labels else None
         if feature.is_image:
             names = ["height", "width", "channels"]
-        described = {"dtype": feature.dtype, "shape": list(feature.shape), "names": names}
+        described: dict[str, Any] = {
+            "dtype": feature.dtype,
+            "shape": list(feature.shape),
+            "names": names,
+        }
         if feature.dtype == "video":
             described["info"] = video_info(feature.shape, self.mapping.fps, self.output.codec)
         return described

@@ -40,17 +40,25 @@ class Rosbag(_Model):
     """How bags are read and frames are chosen."""
 
     chunk_size: int = Field(
-        1000, ge=1, description="Frames in flight at most; the output is the same for any value."
+        default=1000,
+        ge=1,
+        description="Frames in flight at most; the output is the same for any value.",
     )
-    time: Clock = Field("receive", description="Clock of the messages: bag stamps or headers.")
+    time: Clock = Field(
+        default="receive", description="Clock of the messages: bag stamps or headers."
+    )
     main: str | None = Field(
-        None, description="Feature whose messages are the frames; default: the first image."
+        default=None, description="Feature whose messages are the frames; default: the first image."
     )
-    stride: int = Field(1, ge=1, description="Keep every n-th message of the main feature.")
-    drop_first: int = Field(0, ge=0, description="Messages of the main feature cut at the start.")
-    drop_last: int = Field(0, ge=0, description="Messages of the main feature cut at the end.")
+    stride: int = Field(default=1, ge=1, description="Keep every n-th message of the main feature.")
+    drop_first: int = Field(
+        default=0, ge=0, description="Messages of the main feature cut at the start."
+    )
+    drop_last: int = Field(
+        default=0, ge=0, description="Messages of the main feature cut at the end."
+    )
     gap: Literal["fail", "drop"] = Field(
-        "fail", description="What a frame inside an episode without all its messages does."
+        default="fail", description="What a frame inside an episode without all its messages does."
     )
 
 
@@ -74,10 +82,10 @@ class Feature(_Model):
 
     topic: str = Field(min_length=1)
     field: str | None = None
-    names: tuple[str, ...] | None = Field(None, min_length=1)
+    names: tuple[str, ...] | None = Field(default=None, min_length=1)
     align: Literal["nearest", "hold", "interpolate"] = "nearest"
-    tolerance_s: float | None = Field(None, ge=0, le=1e6)
-    offset_s: float = Field(0.0, ge=-1e6, le=1e6)
+    tolerance_s: float | None = Field(default=None, ge=0, le=1e6)
+    offset_s: float = Field(default=0.0, ge=-1e6, le=1e6)
     time: Clock | None = None
     dtype: Literal["video", "image", "float32", "float64", "int64", "bool"] | None = None
 
@@ -95,13 +103,23 @@ class Feature(_Model):
 class LeRobotOutput(_Model):
     """How the LeRobot dataset is written."""
 
-    video: bool = Field(True, description="Images as videos; false: JPEG or PNG in the tables.")
-    codec: Literal["h264", "av1"] = Field("h264", description="Codec of the videos.")
-    crf: int = Field(23, ge=0, le=63, description="Constant quality: less is better and larger.")
-    preset: str = Field("", description="Preset of the encoder; empty: superfast (av1: 12).")
-    gop: int = Field(2, ge=1, description="Frames from key frame to key frame.")
-    data_file_mb: int = Field(100, ge=1, le=2000, description="Size that a table file stays under.")
-    video_file_mb: int = Field(200, ge=1, le=8000, description="Size a video file stays under.")
+    video: bool = Field(
+        default=True, description="Images as videos; false: JPEG or PNG in the tables."
+    )
+    codec: Literal["h264", "av1"] = Field(default="h264", description="Codec of the videos.")
+    crf: int = Field(
+        default=23, ge=0, le=63, description="Constant quality: less is better and larger."
+    )
+    preset: str = Field(
+        default="", description="Preset of the encoder; empty: superfast (av1: 12)."
+    )
+    gop: int = Field(default=2, ge=1, description="Frames from key frame to key frame.")
+    data_file_mb: int = Field(
+        default=100, ge=1, le=2000, description="Size that a table file stays under."
+    )
+    video_file_mb: int = Field(
+        default=200, ge=1, le=8000, description="Size a video file stays under."
+    )
 
 
 class Hdf5Output(_Model):
@@ -224,7 +242,9 @@ def _override(content: dict[Any, Any], text: str) -> None:
     try:
         path = _split(key)
         # OmegaConf reads the value as it would in a file: numbers, lists, null, quotes.
-        (parsed,) = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={value}"])).values()  # pyright: ignore[reportAttributeAccessIssue]
+        parsed: Any = OmegaConf.from_dotlist([f"v={value}"])["v"]
+        if OmegaConf.is_config(parsed):
+            parsed = OmegaConf.to_container(parsed)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"override {text!r}: {error}", field=key) from error
     node: Any = content

@@ -31,4 +31,4 @@ class ConverterSettings(ServerSettings):
     max_conversions: int = Field(
         1000, ge=1, description="Conversions remembered; the oldest that ended are forgotten."
     )
-    max_inputs: int = Field(100_000, ge=1, description="Recordings in a conversion at most.")
+    max_inputs: int = Field(20_000, ge=1, description="Recordings in a conversion at most.")

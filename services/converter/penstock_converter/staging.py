@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ __all__ = ["publish", "staging_folder"]
 
 
 @contextmanager
-def staging_folder(final: Path) -> Iterator[Path]:
+def staging_folder(final: Path) -> Generator[Path]:
     """An empty hidden folder beside ``final``, removed at the end unless it was published.
 
     Raises:

@@ -8,7 +8,7 @@ at most ``chunk_size`` frames are in flight, and no value of it changes what com
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ class FrameMessages:
 
 def stream_frames(
     bag: Bag, timeline: Timeline, frames: Frames, mapping: Mapping
-) -> Iterator[FrameMessages]:
+) -> Generator[FrameMessages, None, None]:
     """Yield the frames in order.
 
     Raises:

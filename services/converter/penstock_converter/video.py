@@ -119,14 +119,15 @@ class VideoShards:
         """Copy the packets of an episode's file to the end of the current file."""
         size = episode.stat().st_size
         with av.open(str(episode)) as source:
-            template = source.streams.video[0]
+            template: Any = source.streams.video[0]
             context = template.codec_context
             setup = (context.extradata, context.width, context.height)
             full = self._bytes + size > self._limit_bytes
             # Decoders read one set of parameters a file.
             if self._output is None or full or setup != self._setup:
                 self._next(template, setup)
-            stream = self._stream
+            output: Any = self._output
+            stream: Any = self._stream
             clock = _timescale(self._fps)
             shift = self._frames * (clock // self._fps)
             copied = 0
@@ -136,7 +137,7 @@ class VideoShards:
                 packet.pts = (packet.pts or 0) + shift
                 packet.dts += shift
                 packet.stream = stream
-                self._output.mux_one(packet)
+                output.mux_one(packet)
                 copied += 1
         if copied != frames:
             raise Internal(
@@ -154,7 +155,7 @@ class VideoShards:
             self._output.close()
             self._output = None
 
-    def _next(self, template: VideoStream, setup: tuple[object, ...]) -> None:
+    def _next(self, template: Any, setup: tuple[object, ...]) -> None:
         self.close()
         self._shard = Shard(0, 0) if self._shard is None else self._shard.next(self._per_folder)
         path = shard_path(self._folder, self._shard, "mp4")
