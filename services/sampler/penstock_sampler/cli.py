@@ -48,25 +48,24 @@ def serve(settings: SamplerSettings) -> None:
     from penstock.server import serve as serve_until_signal
     from penstock_sampler.backend import open_backend
     from penstock_sampler.resize import limit_threads
-    from penstock_sampler.waiting import WaitingSamplerService
+    from penstock_sampler.service import SamplerService
+    from penstock_sampler.waiting import WaitingBackend
 
     configure_logging(settings.log_level, settings.log_format)
     limit_threads()
-    service = WaitingSamplerService(
-        lambda: open_backend(Target.parse(settings.data), settings),
-        settings.group_bytes,
-        settings.max_calls,
-    )
+    backend = WaitingBackend(lambda: open_backend(Target.parse(settings.data), settings))
+    service = SamplerService(backend, settings.group_bytes, settings.max_calls)
     try:
         try:
-            service.open()
+            backend.open()
+            service.dataset()
         except (NotFound, DataFault) as error:
             if not settings.wait_for_data:
                 raise
             log.warning("no data yet", reason=error.reason, error=error.message)
         serve_until_signal("sampler", settings, service.register)
     finally:
-        service.close()
+        backend.close()
 
 
 @click.command("doctor")

@@ -55,11 +55,21 @@ class SamplerService(SamplerServiceServicer):
 
     def __init__(self, backend: SamplerBackend, group_bytes: int, max_calls: int) -> None:
         self._backend, self._group_bytes, self._max_calls = backend, group_bytes, max_calls
-        self._info: DatasetInfo = backend.info()
-        self._episodes = backend.episodes()
-        metrics.FILES.set(len(self._info.files))
-        metrics.REFUSED_FILES.set(len(self._info.refused))
-        metrics.DROPPED_ROWS.set(self._info.dropped_rows)
+        self._counted: DatasetInfo | None = None
+
+    def dataset(self) -> DatasetInfo:
+        """The dataset that is served; the gauges follow it.
+
+        Raises:
+            DataFault: There is none yet.
+        """
+        info = self._backend.info()
+        if info is not self._counted:
+            metrics.FILES.set(len(info.files))
+            metrics.REFUSED_FILES.set(len(info.refused))
+            metrics.DROPPED_ROWS.set(info.dropped_rows)
+            self._counted = info
+        return info
 
     def register(self, server: grpc.Server) -> list[str]:
         """Add this service to ``server``; returns its full name."""
@@ -72,7 +82,7 @@ class SamplerService(SamplerServiceServicer):
         """Describe the dataset and what one call may ask for."""
         del request, context
         return pb.GetDatasetResponse(
-            dataset=dataset_to_message(self._info),
+            dataset=dataset_to_message(self.dataset()),
             limits=pb.ServerLimits(
                 max_ids_per_fetch=MAX_IDS,
                 max_image_side_px=MAX_SIDE,
@@ -88,7 +98,7 @@ class SamplerService(SamplerServiceServicer):
         del context
         if request.dataset_version:
             self._check_version(request.dataset_version)
-        for columns in episodes_to_messages(self._episodes):
+        for columns in episodes_to_messages(self._backend.episodes()):
             yield pb.ListEpisodesResponse(episodes=columns)
 
     def Sample(  # noqa: N802 - the protocol's name
@@ -103,7 +113,7 @@ class SamplerService(SamplerServiceServicer):
                 f"below step {_MAX_STEP}",
                 field="steps",
             )
-        view = PlanView(plan_from_message(request.plan), self._episodes)
+        view = PlanView(plan_from_message(request.plan), self._backend.episodes())
         spec = spec_from_message(request.frame_spec)
         accepted = codec_names(request.accepted_codecs)
         for step in range(request.first_step, request.first_step + request.steps):
@@ -127,9 +137,10 @@ class SamplerService(SamplerServiceServicer):
             )
         ids = np.array(request.transition_ids, np.uint64)
         # Checked before they become signed numbers.
-        if len(ids) and int(ids.max()) >= self._info.transitions:
+        total = self.dataset().transitions
+        if len(ids) and int(ids.max()) >= total:
             raise InvalidInput(
-                f"transition id {int(ids.max())}: ids go from 0 to {self._info.transitions - 1}",
+                f"transition id {int(ids.max())}: ids go from 0 to {total - 1}",
                 field="transition_ids",
             )
         spec = spec_from_message(request.frame_spec)
@@ -138,12 +149,13 @@ class SamplerService(SamplerServiceServicer):
             yield pb.FetchResponse(part=part)
 
     def _check_version(self, version: str) -> None:
-        if version != self._info.version:
+        served = self.dataset().version
+        if version != served:
             raise Conflict(
-                f"dataset version {version!r} is asked for, {self._info.version!r} is served: the "
-                "files have changed, open the dataset again",
+                f"dataset version {version!r} is asked for, {served!r} is served: the files have "
+                "changed, open the dataset again",
                 reason="DATASET_VERSION",
-                metadata={"asked": version, "served": self._info.version},
+                metadata={"asked": version, "served": served},
             )
 
     def _parts(
@@ -154,7 +166,7 @@ class SamplerService(SamplerServiceServicer):
         context: grpc.ServicerContext,
     ) -> Iterator[pb.BatchPart]:
         """Read group after group, and cut each into parts of about 1 MiB."""
-        row = Batch.allocate(1, self._info, spec)
+        row = Batch.allocate(1, self.dataset(), spec)
         row_bytes = row.frames.nbytes + sum(values.nbytes for values in row.columns.values())
         if row_bytes > MAX_MESSAGE_BYTES - _MESSAGE_MARGIN_BYTES:
             raise LimitExceeded(
@@ -165,7 +177,7 @@ class SamplerService(SamplerServiceServicer):
         part_rows = max(1, PART_BYTES // row_bytes)
         # Whole parts, so that no group ends with a small one.
         group_rows = max(1, self._group_bytes // (row_bytes * part_rows)) * part_rows
-        group = Batch.allocate(min(group_rows, len(ids)), self._info, spec)
+        group = Batch.allocate(min(group_rows, len(ids)), self.dataset(), spec)
         skip = 0
         for start in range(0, len(ids), group_rows):
             if not context.is_active():
