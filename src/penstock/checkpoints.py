@@ -121,7 +121,7 @@ def check_run(run: str) -> str:
 
 
 def check_tag(tag: str) -> str:
-    """Return ``tag`` if it is a valid name and not ``latest``.
+    """Return ``tag`` if it is a valid name, not ``latest`` and no number.
 
     Raises:
         InvalidInput: It is not; the message says what is.
@@ -130,6 +130,8 @@ def check_tag(tag: str) -> str:
         raise InvalidInput(
             f"{LATEST!r} always means the newest intact step and cannot be a tag", field="tags"
         )
+    if tag.isdecimal():
+        raise InvalidInput(f"tag {tag!r} would be taken for a step: add a letter", field="tags")
     return _check_name(tag, "tags")
 
 

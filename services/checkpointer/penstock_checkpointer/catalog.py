@@ -209,6 +209,10 @@ class Catalog:
         """All uploads, committed ones too until they expire."""
         return [_upload(row) for row in self._rows("SELECT * FROM uploads")]
 
+    def open_uploads(self) -> list[Upload]:
+        """Uploads that are not committed."""
+        return [_upload(row) for row in self._rows("SELECT * FROM uploads WHERE committed = 0")]
+
     def put_upload(self, upload: Upload) -> None:
         """Add or replace an upload. Needs a transaction."""
         self._database.execute(

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from penstock.errors import Internal, LimitExceeded, PenstockError
 
-__all__ = ["disk_fault", "locked_file", "make_directory", "sync_directory", "write_durably"]
+__all__ = [
+    "disk_fault",
+    "locked_directory",
+    "locked_file",
+    "make_directory",
+    "sync_directory",
+    "write_durably",
+]
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -58,6 +65,17 @@ def locked_file(path: Path) -> Generator[int]:
         # A description of one's own per call: the lock holds between threads as well.
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked_directory(path: Path) -> Generator[None]:
+    """Be alone in a directory among all that lock it too, threads and processes."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(handle)
 

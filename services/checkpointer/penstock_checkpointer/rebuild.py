@@ -58,6 +58,8 @@ def adopt_files(
             if run in there:
                 _remove_stray_notes(layout, run, on_disk)
     counts["checkpoints_adopted"] += added
+    if added:
+        log.warning("checkpoints adopted that the catalogue did not know", count=added)
     return added
 
 
@@ -92,7 +94,6 @@ def _adopt(layout: Layout, catalog: Catalog, counts: Counter[str], run: str, ste
     catalog.put_checkpoint(replace(info, tags=tuple(kept)))
     if note.fencing_token > catalog.fencing_token(run):
         catalog.put_fencing_token(run, note.fencing_token)
-    log.info("checkpoint adopted", run=run, step=step)
     return 1
 
 
@@ -107,5 +108,5 @@ def _note_of(layout: Layout, run: str, step: int) -> Note | None:
 def _remove_stray_notes(layout: Layout, run: str, on_disk: set[int]) -> None:
     # A commit writes the note before the file: killed in between, the note says nothing.
     for step in layout.notes(run) - on_disk:
-        log.info("note without a checkpoint removed", run=run, step=step)
+        log.debug("note without a checkpoint removed", run=run, step=step)
         layout.note(run, step).unlink(missing_ok=True)

@@ -78,6 +78,13 @@ class CheckpointService(CheckpointServiceServicer):
         """Make an upload a checkpoint."""
         del context
         info = self._backend.commit(request.upload_id)
+        log.info(
+            "checkpoint committed",
+            run=info.run,
+            step=info.step,
+            size_bytes=info.size_bytes,
+            tags=info.tags,
+        )
         return pb.CommitUploadResponse(checkpoint=checkpoint_to_message(info))
 
     def AbortUpload(  # noqa: N802 - the protocol's name
@@ -151,6 +158,7 @@ class CheckpointService(CheckpointServiceServicer):
         """Delete a checkpoint."""
         del context
         self._backend.delete(request.run, request.step)
+        log.info("checkpoint deleted", run=request.run, step=request.step)
         return pb.DeleteCheckpointResponse()
 
     def VerifyCheckpoint(  # noqa: N802 - the protocol's name

@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 _HASH_BYTES = 16
 _MAX_TAGS = 64
 _MAX_METRICS = 1024
+_EXPIRE_EVERY_S = 60.0
+_REMEMBER_S = 3600.0
+"""A commit that is asked for again is answered for so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Staging:
     ) -> None:
         self._layout, self._catalog, self._limits = layout, catalog, limits
         self._counts = counts
+        self._expired_s = 0.0
 
     def begin(self, request: UploadRequest) -> UploadState:
         """Open an upload, or take up one of the same content.
@@ -79,7 +83,8 @@ class Staging:
             LimitExceeded: Too large, or the disk has no room.
         """
         self._check(request)
-        self.expire()
+        if time.monotonic() - self._expired_s > _EXPIRE_EVERY_S:
+            self.expire()
         with self._catalog.transaction():
             stored = self._catalog.checkpoint(request.run, request.step)
             if stored is not None:
@@ -111,7 +116,6 @@ class Staging:
             )
         if upload is not None:
             self._counts["uploads_resumed"] += 1
-            log.info("upload resumed", run=request.run, step=request.step, received_bytes=received)
         return UploadState(
             upload_id=upload_id,
             fencing_token=token,
@@ -195,7 +199,8 @@ class Staging:
 
     def expire(self) -> int:
         """Remove uploads that nothing was added to for too long; returns how many."""
-        oldest_s = time.time() - self._limits.upload_expiry_s
+        self._expired_s = time.monotonic()
+        now_s, expiry_s = time.time(), self._limits.upload_expiry_s
         expired = 0
         with self._catalog.transaction():
             known = {upload.upload_id: upload for upload in self._catalog.uploads()}
@@ -204,7 +209,8 @@ class Staging:
                 touched_s = upload.created_unix_ms / 1000
                 if part.exists():
                     touched_s = max(touched_s, part.stat().st_mtime)
-                if touched_s < oldest_s:
+                patience_s = min(expiry_s, _REMEMBER_S) if upload.committed else expiry_s
+                if touched_s < now_s - patience_s:
                     part.unlink(missing_ok=True)
                     self._catalog.remove_upload(upload.upload_id)
                     if not upload.committed:
@@ -255,9 +261,9 @@ class Staging:
         return token
 
     def _find(self, request: UploadRequest) -> Upload | None:
-        for upload in self._catalog.uploads():
+        for upload in self._catalog.open_uploads():
             same = (upload.run, upload.step) == (request.run, request.step)
-            if same and upload.digest == request.digest and not upload.committed:
+            if same and upload.digest == request.digest:
                 return upload
         return None
 
@@ -268,8 +274,8 @@ class Staging:
     def _check_room(self, request: UploadRequest, received: int, upload_id: str) -> None:
         promised = sum(
             upload.digest.size_bytes - self._received(upload)
-            for upload in self._catalog.uploads()
-            if not upload.committed and upload.upload_id != upload_id
+            for upload in self._catalog.open_uploads()
+            if upload.upload_id != upload_id
         )
         free = shutil.disk_usage(self._layout.root).free
         needed = request.digest.size_bytes - received

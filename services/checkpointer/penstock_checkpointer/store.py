@@ -32,6 +32,7 @@ from penstock.errors import Corrupt, DataFault, InvalidInput, LimitExceeded, Not
 from penstock_checkpointer.catalog import Catalog, Upload
 from penstock_checkpointer.durable import (
     disk_fault,
+    locked_directory,
     locked_file,
     make_directory,
     sync_directory,
@@ -195,7 +196,7 @@ class Store:
             self._layout.note(run, step).unlink(missing_ok=True)
             sync_directory(self._layout.run(run))
             self._catalog.remove_checkpoint(run, step)
-        log.info("checkpoint deleted", run=run, step=step)
+        self.counts["checkpoints_deleted"] += 1
 
     def verify(self, run: str, which: int | str = LATEST) -> tuple[CheckpointInfo, Verified]:
         """Read a checkpoint again and check every byte.
@@ -214,6 +215,11 @@ class Store:
         return adopt_files(self._layout, self._catalog, self.counts, from_scratch=True)
 
     def _open_catalog(self) -> Catalog:
+        # Alone, for SQLite does not wait for others while a database is being set up.
+        with locked_directory(self._layout.root):
+            return self._open_catalog_alone()
+
+    def _open_catalog_alone(self) -> Catalog:
         path = self._layout.catalog
         try:
             return Catalog(path)
@@ -277,13 +283,6 @@ class Store:
             self._catalog.put_checkpoint(info)
             self._catalog.put_upload(mark_committed(upload))
         self.counts["checkpoints_committed"] += 1
-        log.info(
-            "checkpoint committed",
-            run=info.run,
-            step=info.step,
-            size_bytes=info.size_bytes,
-            tags=info.tags,
-        )
         return info
 
     def _commit_again(self, upload: Upload) -> CheckpointInfo:

@@ -62,8 +62,10 @@ class Reader(AbstractContextManager["Reader"]):
         OSError: It cannot be opened or read.
     """
 
-    def __init__(self, source: Path | BinaryIO, *, limits: Limits | None = None) -> None:
+    def __init__(self, source: str | Path | BinaryIO, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
+        if isinstance(source, str):
+            source = Path(source)
         self._owns_file = isinstance(source, Path)
         self._file = source.open("rb") if isinstance(source, Path) else source
         self.name = str(getattr(self._file, "name", "checkpoint"))
@@ -193,7 +195,7 @@ class Reader(AbstractContextManager["Reader"]):
 
 
 def read(
-    source: Path | BinaryIO,
+    source: str | Path | BinaryIO,
     *,
     only: Sequence[Any] = (),
     device: str = "cpu",
@@ -205,7 +207,7 @@ def read(
         return reader.load(only=only, device=device, as_numpy=as_numpy)
 
 
-def verify(source: Path | BinaryIO, *, limits: Limits | None = None) -> Verified:
+def verify(source: str | Path | BinaryIO, *, limits: Limits | None = None) -> Verified:
     """Check every byte of a file in bounded memory; see ``Reader`` for errors."""
     with Reader(source, limits=limits) as reader:
         return reader.verify()

@@ -144,7 +144,7 @@ def write(
 
 def write_file(
     state: Any,
-    path: Path,
+    path: str | Path,
     *,
     compress: Profile = "small",
     meta: Mapping[str, str] | None = None,
@@ -155,6 +155,7 @@ def write_file(
     Raises:
         InvalidInput, LimitExceeded, Unsupported, OSError: As ``write``.
     """
+    path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

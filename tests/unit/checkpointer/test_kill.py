@@ -12,7 +12,7 @@ import penstock
 from penstock.client.checkpoint import WriterTokens
 
 SIZE = 1_500_000
-KILLS = 5
+KILLS = 4
 
 
 def state_of(step):

@@ -1,12 +1,21 @@
 """What a store promises of checkpoints: listing, tags, latest, idempotence, deletion, damage."""
 
+import threading
+
 import numpy as np
 import pytest
 from penstock_checkpointer.staging import StoreLimits
 from penstock_checkpointer.store import Store
 
 from penstock.checkpoints import RunInfo
-from penstock.errors import AlreadyExists, Corrupt, InvalidInput, LimitExceeded, NotFound
+from penstock.errors import (
+    AlreadyExists,
+    Corrupt,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    PenstockError,
+)
 
 
 def content_file(root, run="run", step=1):
@@ -198,7 +207,7 @@ def test_run_that_is_no_name_is_refused(store, content, run):
         store.get(run)
 
 
-@pytest.mark.parametrize("tag", ["latest", "", "a b", "../x"])
+@pytest.mark.parametrize("tag", ["latest", "", "a b", "../x", "100"])
 def test_tag_that_is_no_name_is_refused(store, content, tag):
     with pytest.raises(InvalidInput) as refused:
         store.begin_upload(content({"x": 1}, tags=(tag,)).request)
@@ -216,3 +225,24 @@ def test_store_that_cannot_be_made_says_where(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Exception, match=r"opening the checkpoint store .*/file/store"):
         Store(tmp_path / "file" / "store")
+
+
+def test_all_who_open_a_new_store_at_once_succeed(tmp_path):
+    """Locks are held by file description, so threads meet each other as processes do."""
+    together, failures = threading.Barrier(6), []
+
+    def open_and_close(root):
+        together.wait()
+        try:
+            Store(root).close()
+        except PenstockError as error:
+            failures.append(error)
+
+    for number in range(10):
+        root = tmp_path / str(number)
+        threads = [threading.Thread(target=open_and_close, args=(root,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
