@@ -54,6 +54,7 @@ def training(stack: Stack, conversion: Conversion) -> Iterator[list[Training]]:
                 "max_timesteps": STEPS,
                 "eval_freq": EVAL_EVERY,
                 "save_freq": EVAL_EVERY,
+                "log_freq": 20,
                 "seed": 0,
             },
         )
