@@ -14,6 +14,8 @@ from penstock.errors import InvalidInput, PenstockError, Unavailable, error_for_
 
 __all__ = ["translated_errors"]
 
+_BUSY = "Concurrent RPC limit exceeded"
+
 
 @contextlib.contextmanager
 def translated_errors(target: object) -> Generator[None]:
@@ -37,10 +39,13 @@ def _translate(error: Any, target: object) -> PenstockError:
     message = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
         message = f"{target} does not answer: {message}: is the service running there?"
-    translated = kind(message)
     status = rpc_status.from_call(error)
     if status is None:
-        return translated
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _BUSY in message:
+            # gRPC itself turned the call away before any handler saw it: a retry is safe and helps.
+            return Unavailable(f"{target} answers as many calls as it takes", reason="BUSY")
+        return kind(message)
+    translated = kind(message)
     translated.message = status.message
     translated.args = (status.message,)
     info = error_details_pb2.ErrorInfo()

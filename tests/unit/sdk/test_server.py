@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -158,6 +159,23 @@ def test_only_unavailable_is_retried():
     with pytest.raises(errors.InvalidInput):
         retrying(wrong, target="there", retry_s=5)
     assert len(attempts) == 1
+
+
+def test_a_server_with_no_call_to_spare_is_tried_again_until_it_has(serve):
+    """One call at a time: eight clients at once all get their answer."""
+    error = errors.NotFound("answered")
+    target = serve(error, max_calls=1).target
+
+    def ask(_):
+        def once():
+            call(target, stream=False)
+
+        with pytest.raises(errors.NotFound, match="answered"):
+            retrying(once, target=target, retry_s=30)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(64)))
 
 
 SERVER = """
