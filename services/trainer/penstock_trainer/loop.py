@@ -107,6 +107,8 @@ def _steps(
     settings, at, transfer = run.settings, run.at, run.sampler.transfer
     end, averages, latest = settings.max_timesteps, Averages(), dict[str, float]()
     clock = Clock(at.seconds, at.step, transfer.wait_s)
+    if progress and at.step:  # a watcher sees at once where the run goes on
+        progress(Progress(at.step, end, {}, at.best_step))
     batches = run.sampler.batches(run.plan, at.step, stop_step=end, prefetch=settings.prefetch)
     for batch in batches:
         transitions = Transitions.from_batch(batch, run.normaliser, run.device)
