@@ -38,13 +38,30 @@ class _EntryPointGroup(click.Group):
             return own
         return _load(self._points[cmd_name])
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; a module that it misses while it runs becomes advice as well."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            name, missing = ctx.invoked_subcommand or "", error.name or ""
+            if name not in self._points or missing.startswith("penstock"):
+                raise
+            raise _advice(name, missing) from error
+
+
+def _advice(name: str, missing: str) -> click.ClickException:
+    extra = _EXTRAS.get(name, name)
+    return click.ClickException(
+        f"{name} needs the module {missing!r}: pip install 'penstock[{extra}]'"
+    )
+
 
 def _load(point: EntryPoint) -> click.Command:
     extra = _EXTRAS.get(point.name, point.name)
     try:
         return point.load()
     except ModuleNotFoundError as error:
-        missing = error.name
+        missing = error.name or ""
 
     @click.command(
         point.name,
@@ -52,9 +69,7 @@ def _load(point: EntryPoint) -> click.Command:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def advise() -> None:
-        raise click.ClickException(
-            f"{point.name} needs the module {missing!r}: pip install 'penstock[{extra}]'"
-        )
+        raise _advice(point.name, missing)
 
     return advise
 

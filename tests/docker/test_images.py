@@ -49,18 +49,26 @@ def test_installed_packages_fit_together(service: str, engine: Any, images: dict
     assert output.decode().strip() == "No broken requirements found."
 
 
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (["train", "--hdf5-path", "file:///data"], "trainer"),
+        (["serve", "trainer"], "trainer"),
+        (["serve", "converter"], "converter"),
+    ],
+)
 def test_a_command_of_another_service_says_what_is_missing(
-    engine: Any, images: dict[str, Any]
+    command: list[str], extra: str, engine: Any, images: dict[str, Any]
 ) -> None:
-    container = engine.containers.create(
-        images["sampler"].id, ["train", "--help"], network_mode="none"
-    )
+    container = engine.containers.create(images["sampler"].id, command, network_mode="none")
     try:
         container.start()
-        container.wait(timeout=60)
-        assert "penstock[trainer]" in container.logs().decode()
+        assert container.wait(timeout=60)["StatusCode"] == 1
+        said = container.logs().decode()
     finally:
         container.remove(force=True)
+    assert f"pip install 'penstock[{extra}]'" in said
+    assert "Traceback" not in said
 
 
 def test_dependencies_come_before_code_so_that_a_change_of_code_reinstalls_none(
