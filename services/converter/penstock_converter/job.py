@@ -203,7 +203,8 @@ def _accept(outcome: BagOutcome, frames: Frames, episode: int) -> None:
 def _refuse(outcome: BagOutcome, bag: Path, error: Exception) -> None:
     outcome.state = "refused"
     if isinstance(error, PenstockError):
-        outcome.reason, outcome.error = error.reason, error.message
+        # By the name that the report uses; clients need not know where the service keeps it.
+        outcome.reason, outcome.error = error.reason, error.message.replace(str(bag), outcome.bag)
         log.warning("refused", bag=str(bag), reason=error.reason, error=error.message)
     else:
         outcome.reason = "INTERNAL"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from penstock.errors import InvalidInput, LimitExceeded, PermissionDenied
+from penstock.errors import InvalidInput, LimitExceeded, NotFound, PermissionDenied
 from penstock_converter.discovery import bag_files, find_bags
 
 __all__ = ["resolve_inputs", "resolve_output"]
@@ -23,7 +23,16 @@ def resolve_inputs(root: Path, inputs: Sequence[str], limit: int) -> list[Path]:
     if not inputs:
         raise InvalidInput("inputs is empty: name recordings, folders or patterns", field="inputs")
     home = root.resolve()
-    bags = find_bags([str(root / _relative(name, "inputs")) for name in inputs])
+    found: dict[Path, None] = {}
+    for name in inputs:
+        path = root / _relative(name, "inputs")
+        try:
+            found.update(dict.fromkeys(find_bags([str(path)])))
+        except NotFound as error:
+            # The client's own word for it; where the folder lies is not its business.
+            message = error.message.replace(str(path), name)
+            raise NotFound(message, metadata={"input": name}) from error
+    bags = list(found)
     if len(bags) > limit:
         raise LimitExceeded(
             f"{len(bags)} recordings match, at most {limit} are taken: split them up",

@@ -1,0 +1,112 @@
+"""Frames of an episode: what is kept, what is left out and why."""
+
+import numpy as np
+import pytest
+from penstock_converter.frames import choose_frames
+from penstock_converter.mapping import parse_mapping
+from penstock_converter.timeline import Timeline, TopicTimes
+
+from penstock.errors import DataFault
+
+S = 1_000_000_000
+TEXT = """
+task: t
+fps: 10
+features:
+  observation.image: {topic: /camera}
+  observation.state: {topic: /state, tolerance_s: 0.02}
+  action: {topic: /action, tolerance_s: 0.02}
+outputs:
+  hdf5: {joint: observation.state, actions: action, rewards: action, terminals: action,
+         images: {global_image: observation.image}}
+"""
+KINDS = {
+    "/camera": "sensor_msgs/msg/Image",
+    "/state": "sensor_msgs/msg/JointState",
+    "/action": "std_msgs/msg/Float32",
+}
+
+
+def timeline(**seconds):
+    topics = {
+        f"/{name}": TopicTimes(np.round(np.array(times) * S).astype(np.int64), np.empty(0, "q"))
+        for name, times in seconds.items()
+    }
+    return Timeline(topics, KINDS, sorted_by_receipt=True)
+
+
+def ticks(start, stop):
+    return [tick / 10 for tick in range(start, stop)]
+
+
+def choose(times, *overrides):
+    return choose_frames(times, parse_mapping(TEXT, overrides), "test.bag")
+
+
+def test_frames_without_their_messages_at_either_end_are_dropped_and_counted():
+    frames = choose(timeline(camera=ticks(0, 10), state=ticks(2, 10), action=ticks(1, 7)))
+    # Rows 2 to 6; frame 7 has what HDF5 observes, and no action.
+    assert frames.count == 5
+    assert frames.times_ns.tolist() == [round(t * S) for t in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
+    assert frames.dropped == {
+        "no observation.state within 0.02 s": 2,
+        "no action within 0.02 s": 3,
+    }
+    assert frames.tracks["action"].first.tolist() == [1, 2, 3, 4, 5, -1]
+    assert frames.tracks["observation.state"].first.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_frame_after_the_last_row_counts_only_with_all_that_is_observed():
+    frames = choose(timeline(camera=ticks(0, 10), state=ticks(0, 7), action=ticks(0, 7)))
+    assert (frames.count, frames.observations) == (7, 7)
+
+
+def test_a_gap_inside_fails_and_says_where_what_and_how_far():
+    state = [t for t in ticks(0, 10) if t != 0.4]
+    with pytest.raises(DataFault, match=r"frame 4 at 0\.400 s has no obs") as caught:
+        choose(timeline(camera=ticks(0, 10), state=state, action=ticks(0, 10)))
+    assert caught.value.reason == "GAP"
+    assert "0.100 s away" in caught.value.message
+    assert "rosbag.gap: drop" in caught.value.message
+
+
+def test_a_gap_that_may_be_dropped_leaves_a_cut():
+    state = [t for t in ticks(0, 10) if t not in (0.4, 0.5)]
+    times = timeline(camera=ticks(0, 10), state=state, action=ticks(0, 10))
+    frames = choose(times, "rosbag.gap=drop")
+    assert frames.count == 8
+    assert np.flatnonzero(frames.cut_after).tolist() == [3]
+    assert frames.dropped == {"no observation.state within 0.02 s": 2}
+
+
+def test_ends_are_cut_before_the_stride():
+    times = timeline(camera=ticks(0, 30), state=ticks(0, 30), action=ticks(0, 30))
+    frames = choose(times, "rosbag.drop_first=4", "rosbag.drop_last=5", "rosbag.stride=3", "fps=3")
+    assert frames.times_ns.tolist() == [round(t / 10 * S) for t in range(4, 25, 3)]
+    assert (frames.dropped["drop_first"], frames.dropped["drop_last"]) == (4, 5)
+
+
+def test_an_offset_moves_the_moment_that_a_feature_stands_for():
+    times = timeline(camera=ticks(0, 5), state=ticks(0, 5), action=ticks(0, 5))
+    frames = choose(times, "features.action.offset_s=0.2")
+    assert frames.tracks["action"].first[: frames.count].tolist() == [2, 3, 4]
+
+
+def test_no_complete_frame_says_how_far_each_feature_is():
+    times = timeline(camera=ticks(0, 5), state=ticks(100, 105), action=ticks(0, 5))
+    with pytest.raises(DataFault, match=r"observation.state fits 0 .*nearest 9.600 s"):
+        choose(times)
+
+
+def test_nothing_left_after_cutting_the_ends_is_said():
+    times = timeline(camera=ticks(0, 5), state=ticks(0, 5), action=ticks(0, 5))
+    with pytest.raises(DataFault, match="5 messages, drop_first 3 and drop_last 3 leave none"):
+        choose(times, "rosbag.drop_first=3", "rosbag.drop_last=3")
+
+
+def test_a_rate_that_is_not_the_datasets_is_pointed_out():
+    times = timeline(camera=ticks(0, 9), state=ticks(0, 9), action=ticks(0, 9))
+    assert choose(times).warnings == ()
+    (warning,) = choose(times, "fps=30").warnings
+    assert "10.00 Hz" in warning
+    assert "30 fps" in warning

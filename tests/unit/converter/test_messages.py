@@ -1,0 +1,152 @@
+"""Messages into pixels and vectors, and what is said when they do not fit."""
+
+from types import SimpleNamespace as Message
+
+import cv2
+import numpy as np
+import pytest
+from bag_recording import compressed, raw_image
+from penstock_converter.fieldpath import FieldPath
+from penstock_converter.images import decode_image, encode_png, image_source
+from penstock_converter.mapping import Feature
+from penstock_converter.numbers import NumberDecoder
+
+from penstock.errors import DataFault
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (6, 10, 3), np.uint8)
+JOINTS = "sensor_msgs/msg/JointState"
+
+
+def refused(message):
+    with pytest.raises(DataFault) as caught:
+        decode_image(Message(**message))
+    return caught.value
+
+
+def test_png_and_raw_images_come_out_to_the_bit():
+    expected = PIXELS.tolist()
+    assert decode_image(Message(**compressed(PIXELS, ".png"))).tolist() == expected
+    assert decode_image(Message(**raw_image(PIXELS, "rgb8"))).tolist() == expected
+    flipped = np.ascontiguousarray(PIXELS[..., ::-1])
+    assert decode_image(Message(**raw_image(flipped, "bgr8"))).tolist() == expected
+
+
+def test_grey_images_become_three_equal_channels():
+    grey = np.ascontiguousarray(PIXELS[..., 0])
+    decoded = decode_image(Message(**raw_image(grey, "mono8")))
+    assert decoded.tolist() == np.repeat(grey[..., None], 3, axis=2).tolist()
+
+
+def test_bytes_that_pad_the_rows_are_no_pixels():
+    decoded = decode_image(Message(**raw_image(PIXELS, "rgb8", padding=5)))
+    assert decoded.tolist() == PIXELS.tolist()
+
+
+def test_jpeg_is_what_a_viewer_shows():
+    smooth = np.full((16, 16, 3), (200, 100, 30), np.uint8)
+    decoded = decode_image(Message(**compressed(smooth)))
+    assert np.abs(decoded.astype(int) - smooth).max() <= 3
+
+
+def test_a_file_passes_through_and_a_raw_image_becomes_a_png():
+    fields = compressed(PIXELS)
+    source = image_source(Message(**fields))
+    assert source is not None
+    assert (source.data, source.extension) == (fields["data"].tobytes(), "jpg")
+    assert image_source(Message(**raw_image(PIXELS, "rgb8"))) is None
+    png = np.frombuffer(encode_png(PIXELS).data, np.uint8)
+    assert cv2.imdecode(png, cv2.IMREAD_COLOR)[..., ::-1].tolist() == PIXELS.tolist()
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_a_truncated_file_is_refused_not_filled_with_grey(extension):
+    big = RNG.integers(0, 256, (64, 64, 3), np.uint8)
+    fields = compressed(big, extension)
+    half = {**fields, "data": fields["data"][: len(fields["data"]) // 2]}
+    assert refused(half).reason == "IMAGE_BROKEN"
+
+
+def test_a_header_that_claims_a_giant_is_refused_before_it_is_decoded():
+    data = bytearray(compressed(PIXELS, ".png")["data"].tobytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    assert refused({"format": "png", "data": np.frombuffer(data, np.uint8)}).reason == "IMAGE_SIZE"
+
+
+def test_depth_is_refused_not_squeezed_into_8_bits():
+    done, data = cv2.imencode(".png", np.full((4, 4), 1000, np.uint16))
+    assert done
+    error = refused({"format": "16UC1; png", "data": data.reshape(-1)})
+    assert "16 bits" in error.message
+
+
+def test_what_is_no_image_is_refused_with_its_first_bytes():
+    error = refused({"format": "jpeg", "data": np.frombuffer(b"GIF89a", np.uint8)})
+    assert error.reason == "IMAGE_FORMAT"
+    assert "47 49 46" in error.message
+    error = refused(raw_image(PIXELS, "yuv422"))
+    assert (error.reason, "yuv422" in error.message) == ("IMAGE_ENCODING", True)
+    short = raw_image(PIXELS, "rgb8") | {"data": np.zeros(7, np.uint8)}
+    assert refused(short).reason == "IMAGE_SIZE"
+
+
+def test_paths_reach_into_messages():
+    message = Message(pose=Message(x=3.0), q=[1, 2, 3, 4], points=[Message(v=[5, 6])])
+    assert FieldPath.parse("pose.x").of(message) == 3.0
+    assert FieldPath.parse("q[1:3]").of(message) == [2, 3]
+    assert FieldPath.parse("points[0].v[-1]").of(message) == 6
+    with pytest.raises(DataFault, match="'y'"):
+        FieldPath.parse("pose.y").of(message)
+    with pytest.raises(DataFault, match="out of range"):
+        FieldPath.parse("q[9]").of(message)
+
+
+def decoder(kind=JOINTS, **feature):
+    return NumberDecoder("f", Feature(topic="/t", **feature), kind)
+
+
+def joints(names, position):
+    return Message(name=list(names), position=np.array(position), velocity=np.zeros(len(names)))
+
+
+def test_joints_are_found_by_name_whatever_their_order():
+    read = decoder(names=("b", "a"))
+    assert read(joints("abc", [1.0, 2.0, 3.0])).tolist() == [2.0, 1.0]
+    assert read(joints("cab", [3.0, 1.0, 2.0])).tolist() == [2.0, 1.0]
+    with pytest.raises(DataFault, match=r"no joint b, a in a message with c"):
+        read(joints("c", [1.0]))
+
+
+def test_joints_without_names_must_keep_their_order():
+    read = decoder()
+    assert read(joints("ab", [1.0, 2.0])).tolist() == [1.0, 2.0]
+    assert read.labels == ["a", "b"]
+    with pytest.raises(DataFault, match="order of joints changes") as caught:
+        read(joints("ba", [2.0, 1.0]))
+    assert caught.value.reason == "JOINT_ORDER"
+
+
+def test_single_numbers_are_vectors_of_one():
+    assert decoder("std_msgs/msg/Bool")(Message(data=True)).tolist() == [1.0]
+    assert decoder("x/msg/Cmd", field="cmd")(Message(cmd=0.5)).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("text", "NOT_NUMBERS"),
+        ([[1, 2], [3, 4]], "NOT_NUMBERS"),
+        ([1.0, float("nan")], "NOT_FINITE"),
+        ([], "EMPTY_FIELD"),
+        (np.zeros(100_000), "TOO_WIDE"),
+    ],
+)
+def test_what_is_no_vector_of_finite_numbers_is_refused(value, reason):
+    with pytest.raises(DataFault) as caught:
+        decoder("x/msg/X")(Message(data=value))
+    assert caught.value.reason == reason
+
+
+def test_names_are_for_joint_states_only():
+    with pytest.raises(DataFault, match="names select joints"):
+        decoder("std_msgs/msg/Float64MultiArray", names=("a",))
