@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge
 from penstock import load_checkpoint, open_checkpoints
 from penstock.client.messages import tensor_from_message, tensor_to_message
 from penstock.errors import InvalidInput, NotFound
+from penstock.targets import Target
 from penstock.v1 import trainer_pb2 as pb
 from penstock.v1 import trainer_pb2_grpc as rpc
 from penstock_trainer.config import TrainerSettings, TrainSettings, parse_options
@@ -37,8 +38,9 @@ _STATES = {
     "failed": pb.JOB_STATE_FAILED,
     "cancelled": pb.JOB_STATE_CANCELLED,
 }
-_OWN_OPTIONS = {"ExpID", "results_dir", "load_model", "threads"}
-"""Options that the service sets itself."""
+_OWN_OPTIONS = {"ExpID", "results_dir", "load_model", "threads", "encoder_weights"}
+"""Options that the service sets itself, or that name a path on its machine."""
+_TARGETS = {"hdf5_path", "checkpoints"}
 
 
 def settings_of(exp_id: str, options: dict[str, str], service: TrainerSettings) -> TrainSettings:
@@ -53,8 +55,14 @@ def settings_of(exp_id: str, options: dict[str, str], service: TrainerSettings) 
             continue  # what the service does anyway
         if option in _OWN_OPTIONS:
             raise InvalidInput(
-                f"option {name!r} cannot be set over the wire: the service sets "
-                f"{sorted(_OWN_OPTIONS)}",
+                f"option {name!r} cannot be set over the wire: {sorted(_OWN_OPTIONS)} are the "
+                "service's own",
+                field=f"options.{name}",
+            )
+        if option in _TARGETS and value and Target.parse(value).scheme != "grpc":
+            raise InvalidInput(
+                f"option {name!r} is {value!r}, a path on the service's machine: name a service, "
+                "e.g. grpc://sampler:50051, or leave it to the service's own default",
                 field=f"options.{name}",
             )
     given = {

@@ -82,6 +82,9 @@ def test_training_runs_to_its_end_and_its_best_policy_acts(serving, dataset, tmp
         ({"lr": "fast"}, "lr"),
         ({"results_dir": "/etc"}, "cannot be set over the wire"),
         ({"load_model": "/etc/passwd"}, "cannot be set over the wire"),
+        ({"encoder_weights": "/etc/passwd"}, "cannot be set over the wire"),
+        ({"hdf5_path": "file:///etc/*.hdf5"}, "a path on the service's machine"),
+        ({"checkpoints": "/etc"}, "a path on the service's machine"),
     ],
 )
 def test_option_that_does_not_fit_is_named_and_nothing_is_queued(serving, options, message):
