@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -111,7 +112,11 @@ class Demo:
         ports = free_ports(("sampler", "checkpointer", "trainer"))
         self._targets = {name: f"grpc://127.0.0.1:{port}" for name, port in ports.items()}
         settings: dict[str, dict[str, object]] = {
-            "sampler": {"data": self.out / "hdf5" / "*.hdf5"},
+            "sampler": {
+                "data": self.out / "hdf5" / "*.hdf5",
+                # Every episode is a file: one that stays open need not be opened for each batch.
+                "max-open-files": min(self.recipe.episodes, _descriptors() // 2),
+            },
             "checkpointer": {"root": self.out / "checkpoints"},
             "trainer": {
                 "hdf5-path": self._targets["sampler"],
@@ -206,3 +211,9 @@ class Demo:
             TextColumn("{task.fields[note]}"),
             console=self.console,
         )
+
+
+def _descriptors() -> int:
+    """Files that a process may have open; a large number where there is no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if limit == resource.RLIM_INFINITY else limit
