@@ -30,7 +30,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [
             *(sys.executable, "-m", "two_arm_reach.record", "--episodes", str(EPISODES)),
-            *("--out", str(folder), "--seed", "7", "--image-size", "32"),
+            *("--out", str(folder), "--seed", "7"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT / "examples")},
         check=True,
