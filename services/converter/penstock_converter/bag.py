@@ -91,8 +91,14 @@ class Bag:
                 metadata={"topic": topic},
             )
         definition = connections[0][1].msgdef
-        with self._reading(f"the type {kinds[0]} of topic {topic}"):
+        try:
             store = _store(kinds[0], definition.format, definition.data)
+        except Exception as error:  # whatever the parser of definitions stumbles over
+            raise DataFault(
+                f"{self.path}: the definition of type {kinds[0]} of topic {topic} cannot be "
+                f"parsed ({type(error).__name__}: {_short(error)}): other topics can be used",
+                reason="UNKNOWN_TYPE",
+            ) from error
         if store is None:
             raise DataFault(
                 f"{self.path}: type {kinds[0]} of topic {topic} is not defined in the recording "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,8 +88,7 @@ def convert(
         TextColumn("{task.percentage:>3.0f} %  {task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    cancelled = _cancel_on_sigterm()
-    with Progress(*columns, console=console) as bars:
+    with _cancelled_by_sigterm() as cancelled, Progress(*columns, console=console) as bars:
         bar = bars.add_task("", total=1.0, note=f"{len(bags)} recordings")
 
         def show(state: State) -> None:
@@ -138,27 +139,35 @@ def serve(settings: ConverterSettings) -> None:
         conversions.close()
 
 
-def _cancel_on_sigterm() -> threading.Event:
+@contextmanager
+def _cancelled_by_sigterm() -> Generator[threading.Event]:
     """Let SIGTERM end the conversion as Ctrl-C does: with nothing half done left behind."""
     asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    return asked
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(console: Console, outcome: Outcome, out: Path) -> None:
     from rich.markup import escape
 
     for bag in outcome.refused:
-        console.print(f"[red]refused[/red] {escape(bag.error)} [dim]({bag.reason})[/dim]")
+        console.print(
+            f"[red]refused[/red] {escape(bag.error)} [dim]({bag.reason})[/dim]", soft_wrap=True
+        )
     for bag in outcome.converted:
         for warning in bag.warnings:
-            console.print(f"[yellow]look at[/yellow] {escape(bag.bag)}: {escape(warning)}")
+            console.print(
+                f"[yellow]look at[/yellow] {escape(bag.bag)}: {escape(warning)}", soft_wrap=True
+            )
     dropped: dict[str, int] = {}
     for bag in outcome.converted:
         for reason, count in bag.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
     for reason, count in dropped.items():
-        console.print(f"[dim]left out {count} frames: {escape(reason)}[/dim]")
+        console.print(f"[dim]left out {count} frames: {escape(reason)}[/dim]", soft_wrap=True)
     if not outcome.converted:
         console.print("nothing was made: every recording was refused", style="bold red")
         return
@@ -168,4 +177,5 @@ def _tell(console: Console, outcome: Outcome, out: Path) -> None:
         f"{outcome.images} images in {outcome.seconds:.1f} s, peak memory "
         f"{outcome.peak_rss_bytes / 1e6:.0f} MB{again}",
         style="bold green",
+        soft_wrap=True,
     )

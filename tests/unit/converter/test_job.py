@@ -1,0 +1,212 @@
+"""Jobs: one bad recording never takes the others along, and an output is whole or not there."""
+
+import errno
+import shutil
+import signal
+import subprocess
+import sys
+
+import h5py
+import pyarrow.parquet as pq
+import pytest
+import tenacity
+import yaml
+from bag_recording import robot_messages, write_bag
+from penstock_converter.job import run_job
+from penstock_converter.outcome import Progress, read_outcome
+from penstock_converter.request import Job, existing_outcome
+from penstock_converter.staging import staging_folder
+
+from penstock.errors import AlreadyExists, Cancelled, Conflict, InvalidInput, LimitExceeded
+
+
+def left_behind(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def test_refused_recordings_are_named_and_leave_no_trace_in_the_dataset(make_mapping, tmp_path):
+    good = [write_bag(tmp_path / f"good_{rows}", robot_messages(rows)) for rows in (3, 4)]
+    # Its last image is broken, long after its first rows went into a table.
+    messages = robot_messages(70)
+    (last,) = [m for m in messages if m.topic.startswith("/cam_global")][69:70]
+    last.fields["data"] = last.fields["data"][:100]
+    broken = write_bag(tmp_path / "broken", messages)
+    silent = [m for m in robot_messages(3) if m.topic != "/joint_cmd"]
+    without = write_bag(tmp_path / "without", silent)
+    empty = tmp_path / "empty.bag"
+    empty.touch()
+    larger = write_bag(tmp_path / "larger", robot_messages(3, size=(64, 64)))
+    bags = (good[0], broken, without, empty, larger, good[1])
+    out = tmp_path / "out"
+    outcome = run_job(Job(bags, make_mapping("outputs.lerobot.video=false"), out))
+    assert [(bag.state, bag.reason, bag.episode) for bag in outcome.bags] == [
+        ("converted", "", 0),
+        ("refused", "IMAGE_BROKEN", -1),
+        ("refused", "NO_SUCH_TOPIC", -1),
+        ("refused", "BAG_UNREADABLE", -1),
+        ("refused", "SCHEMA_MISMATCH", -1),
+        ("converted", "", 1),
+    ]
+    assert "message 69 of topic /cam_global/compressed" in outcome.bags[1].error
+    assert outcome.frames == 7
+    table = pq.read_table(out / "data/chunk-000/file-000.parquet")
+    assert table["episode_index"].to_pylist() == [0] * 3 + [1] * 4
+    episodes = pq.read_table(out / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    assert [row["stats/action/max"] for row in episodes] == [[2.0, 20.0], [3.0, 30.0]]
+    assert sorted(path.name for path in (out / "hdf5").iterdir()) == [
+        "episode_000000.hdf5",
+        "episode_000001.hdf5",
+    ]
+    assert read_outcome(out) == outcome
+
+
+def test_nothing_is_published_when_every_recording_is_refused(make_mapping, tmp_path):
+    empty = tmp_path / "empty.bag"
+    empty.touch()
+    outcome = run_job(Job((empty,), make_mapping(), tmp_path / "out"))
+    assert [bag.state for bag in outcome.bags] == ["refused"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.bag"]
+
+
+def test_a_second_run_reuses_what_is_there(bag, make_mapping, tmp_path):
+    job = Job((bag,), make_mapping(), tmp_path / "out")
+    first = run_job(job)
+    written = (tmp_path / "out/meta/info.json").stat().st_mtime_ns
+    again = run_job(Job((bag,), make_mapping("rosbag.chunk_size=3"), tmp_path / "out"))
+    assert (first.reused, again.reused) == (False, True)
+    assert again.bags == first.bags
+    assert (tmp_path / "out/meta/info.json").stat().st_mtime_ns == written
+
+
+def test_a_dataset_that_lost_a_file_is_made_again(bag, make_mapping, tmp_path):
+    job = Job((bag,), make_mapping(), tmp_path / "out")
+    run_job(job)
+    (tmp_path / "out/hdf5/episode_000000.hdf5").unlink()
+    assert not run_job(job).reused
+    assert (tmp_path / "out/hdf5/episode_000000.hdf5").exists()
+
+
+def test_another_dataset_is_replaced_only_when_that_is_asked_for(bag, make_mapping, tmp_path):
+    out = tmp_path / "out"
+    run_job(Job((bag,), make_mapping(), out))
+    other = make_mapping("task=other")
+    with pytest.raises(AlreadyExists) as caught:
+        run_job(Job((bag,), other, out))
+    assert caught.value.reason == "OUTPUT_DIFFERS"
+    run_job(Job((bag,), other, out, overwrite=True))
+    assert pq.read_table(out / "meta/tasks.parquet").to_pydict()["__index_level_0__"] == ["other"]
+    assert left_behind(tmp_path) == []
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(bag, make_mapping, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    job = Job((bag,), make_mapping(), tmp_path, overwrite=True)
+    with pytest.raises(AlreadyExists) as caught:
+        run_job(job)
+    assert caught.value.reason == "OUTPUT_FOREIGN"
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_hdf5_files_may_lie_elsewhere(bag, make_mapping, tmp_path):
+    job = Job((bag,), make_mapping(), tmp_path / "out", hdf5=tmp_path / "files")
+    run_job(job)
+    assert (tmp_path / "files/episode_000000.hdf5").exists()
+    assert not (tmp_path / "out/hdf5").exists()
+    assert run_job(job).reused
+    shutil.rmtree(tmp_path / "files")
+    assert existing_outcome(job) is None
+
+
+def test_a_folder_for_hdf5_needs_a_mapping_for_it(bag, make_mapping, tmp_path):
+    job = Job((bag,), make_mapping("outputs.hdf5=null"), tmp_path / "out", hdf5=tmp_path / "files")
+    with pytest.raises(InvalidInput, match=r"no outputs\.hdf5"):
+        run_job(job)
+
+
+def test_hdf5_alone_can_be_made(bag, make_mapping, tmp_path):
+    mapping = make_mapping("outputs.lerobot=null")
+    run_job(Job((bag,), mapping, tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["conversion.json", "hdf5"]
+
+
+def test_two_conversions_do_not_write_the_same_output(bag, make_mapping, tmp_path):
+    with staging_folder(tmp_path / "out"), pytest.raises(Conflict, match="another conversion"):
+        run_job(Job((bag,), make_mapping(), tmp_path / "out"))
+
+
+def test_a_cancelled_conversion_leaves_nothing(bag, make_mapping, tmp_path):
+    asked = iter([False] * 5 + [True] * 100)
+    with pytest.raises(Cancelled):
+        run_job(Job((bag,), make_mapping(), tmp_path / "out"), cancelled=lambda: next(asked))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_the_job_and_leaves_nothing(bag, make_mapping, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    with pytest.raises(LimitExceeded) as caught:
+        run_job(Job((bag,), make_mapping(), tmp_path / "out"))
+    assert caught.value.reason == "DISK_FULL"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replacement_that_was_interrupted_is_undone(bag, make_mapping, tmp_path):
+    run_job(Job((bag,), make_mapping(), tmp_path / "out"))
+    (tmp_path / "out").rename(tmp_path / ".out.replaced")
+    with staging_folder(tmp_path / "out"):
+        assert (tmp_path / "out/meta/info.json").exists()
+    assert left_behind(tmp_path) == []
+
+
+def test_progress_reaches_the_end_and_counts_every_image(bag, make_mapping, tmp_path):
+    reports: list[Progress] = []
+    outcome = run_job(Job((bag,), make_mapping(), tmp_path / "out"), reports.append)
+    final = reports[-1]
+    assert (final.fraction, final.frames_done, final.frames_total) == (1.0, 12, 12)
+    assert outcome.images == 24
+    assert final.images_per_s > 0
+    assert final.eta_s == 0
+
+
+def test_a_killed_conversion_leaves_no_dataset_and_can_be_done_again(
+    mapping_text, make_mapping, tmp_path
+):
+    bags = []
+    for number in range(60):
+        bags.append(tmp_path / "bags" / f"robot_{number:02d}")
+        if number == 0:
+            bags[0].parent.mkdir()
+            write_bag(bags[0], robot_messages(12))
+        else:
+            shutil.copytree(bags[0], bags[-1])
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(mapping_text)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "penstock.cli", "convert", str(tmp_path / "bags")]
+    process = subprocess.Popen(
+        [*command, "--mapping", str(mapping), "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    files = tmp_path / ".out.partial" / "hdf5"
+
+    @tenacity.retry(wait=tenacity.wait_fixed(0.01), stop=tenacity.stop_after_delay(60))
+    def wait_for_the_third_file():
+        assert process.poll() is None
+        assert len(list(files.glob("*.hdf5"))) >= 3
+
+    wait_for_the_third_file()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    outcome = run_job(Job(tuple(bags[:2]), make_mapping(), out))
+    assert len(outcome.converted) == 2
+    assert left_behind(tmp_path) == []
+
+
+def test_the_report_keeps_the_mapping_that_was_used(bag, make_mapping, tmp_path):
+    outcome = run_job(Job((bag,), make_mapping("outputs.lerobot.crf=30"), tmp_path / "out"))
+    text = yaml.safe_dump(outcome.mapping)
+    assert yaml.safe_load(text)["outputs"]["lerobot"]["crf"] == 30
