@@ -71,7 +71,7 @@ def convert(
     from penstock_converter.mapping import load_mapping
     from penstock_converter.outcome import Progress as State
     from penstock_converter.quiet import hush_logs
-    from penstock_converter.request import Job
+    from penstock_converter.request import HDF5_FOLDER, Job
 
     # The table below says what the log would.
     hush_logs()
@@ -80,6 +80,10 @@ def convert(
     if not names:
         raise click.UsageError("name at least one recording")
     bags = find_bags(names)
+    # A path such as "." gets the name that staging needs.
+    out, hdf5 = out.absolute(), hdf5.absolute() if hdf5 else None
+    if hdf5 == out / HDF5_FOLDER:
+        hdf5 = None
     job = Job(tuple(bags), load_mapping(mapping, overrides), out, hdf5, overwrite)
     console = Console(stderr=True)
     columns = (

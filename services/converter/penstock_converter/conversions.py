@@ -233,6 +233,8 @@ class Conversions:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                # Ctrl-C on the service's terminal is for the service, which then cancels.
+                start_new_session=True,
             )
             entry.process = process
             self._update(entry, state="running")

@@ -124,7 +124,6 @@ class _Conversion:
     ) -> None:
         self._bag, self._mapping, self._schema, self._sinks = bag, mapping, schema, sinks
         self._timeline = read_timeline(bag, mapping)
-        self._frames = choose_frames(self._timeline, mapping, str(bag.path))
         self._dtypes: dict[str, str] = {}
         self._decoders: dict[str, NumberDecoder] = {}
         self._decoded: dict[str, dict[int, NDArray[np.float64]]] = {}
@@ -142,6 +141,7 @@ class _Conversion:
                 self._lanes[name] = Lane(name, self._camera(name))
             else:
                 self._decoders[name] = NumberDecoder(name, feature, kind)
+        self._frames = choose_frames(self._timeline, mapping, str(bag.path))
 
     def run(
         self, on_frame: Callable[[int, int, int], None], cancelled: Callable[[], bool]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from penstock_converter.mapping import Hdf5Output, Mapping
 from penstock_converter.schema import Schema
 
 __all__ = ["Hdf5Episode"]
+
+_METADATA_BYTES = 1 << 18
+"""Room for all that is no data: headers of a few datasets, and attributes."""
 
 
 class Hdf5Episode:
@@ -43,6 +48,12 @@ class Hdf5Episode:
         # Cameras come on their own threads; making a dataset is more than one call of HDF5.
         self._lock = threading.Lock()
         self._file = h5py.File(self._partial, "w", libver="v110")
+        self._reserved_bytes = 0
+        try:
+            self._reserve(_METADATA_BYTES)
+        except OSError:
+            self._file.close()
+            raise
         self._file.attrs.update({"source": source, "fps": mapping.fps, "task": mapping.task})
         self._group = self._file.create_group("observations")
         self._images: dict[str, list[str]] = {}
@@ -63,7 +74,7 @@ class Hdf5Episode:
                 dataset: Any = self._group.get(name)
                 if dataset is None:
                     shape = (self._expected.observations, *pixels.shape)
-                    dataset = self._group.create_dataset(name, shape, np.uint8)
+                    dataset = self._create(f"observations/{name}", shape, pixels.dtype)
                 dataset[frame] = pixels
         return None
 
@@ -72,6 +83,12 @@ class Hdf5Episode:
         del schema
         output, count = self._output, self._expected.count
         numbers = block.numbers
+        for feature in self._images:
+            if feature in numbers:
+                raise DataFault(
+                    f"outputs.hdf5.images names {feature}, which is no camera",
+                    reason="NOT_AN_IMAGE",
+                )
         joint = self._vectors("joint", output.joint, numbers, np.float32)
         self._write("observations/joint", self._expected.observations, block.start, joint)
         actions = self._vectors("actions", output.actions, numbers, np.float32)
@@ -89,8 +106,11 @@ class Hdf5Episode:
     def close(self) -> None:
         """Finish, sync and publish the file."""
         if self._expected.cut_after.any():
-            self._file.create_dataset("truncateds", data=self._expected.cut_after)
+            self._write("truncateds", self._expected.count, 0, self._expected.cut_after)
+        self._file.flush()
+        size_bytes = self._file.id.get_filesize()
         self._file.close()
+        os.truncate(self._partial, size_bytes)
         replace_synced(self._partial, self._path)
 
     def abort(self) -> None:
@@ -131,5 +151,19 @@ class Hdf5Episode:
             dataset: Any = self._file.get(name)
             if dataset is None:
                 shape = (length, *values.shape[1:])
-                dataset = self._file.create_dataset(name, shape, values.dtype)
+                dataset = self._create(name, shape, values.dtype)
             dataset[start : start + len(values)] = values
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
+        """Make a dataset on space that is there for sure.
+
+        HDF5 writes late, and crashes the process when it meets a full disk while closing: so the
+        disk is asked first.
+        """
+        self._reserve(math.prod(shape) * dtype.itemsize)
+        return self._file.create_dataset(name, shape, dtype)
+
+    def _reserve(self, size_bytes: int) -> None:
+        self._reserved_bytes += size_bytes
+        with self._partial.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, self._reserved_bytes)

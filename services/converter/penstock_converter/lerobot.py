@@ -274,25 +274,26 @@ class LeRobotEpisode:
 
     def close(self) -> None:
         """Finish the files and join them to the dataset."""
-        self._finish_files()
+        self._close_table()
+        for encoder in self._encoders.values():
+            encoder.close()
         assert self._schema is not None  # noqa: S101 - an episode has one row at least
         self._writer.add(self, self._schema)
         shutil.rmtree(self._folder)
 
     def abort(self) -> None:
         """Forget the episode."""
-        self._finish_files()
+        self._close_table()
+        for encoder in self._encoders.values():
+            encoder.discard()
         for spool in self._writer.spools.values():
             spool.truncate(self._writer.frames)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _finish_files(self) -> None:
+    def _close_table(self) -> None:
         if self._parquet is not None:
             self._parquet.close()
             self._parquet = None
-        for encoder in self._encoders.values():
-            encoder.close()
-        self._encoders.clear()
 
     def _is_video(self, feature: str) -> bool:
         asked = self._writer.mapping.features[feature].dtype

@@ -241,10 +241,10 @@ def _override(content: dict[Any, Any], text: str) -> None:
         )
     try:
         path = _split(key)
-        # OmegaConf reads the value as it would in a file: numbers, lists, null, quotes.
-        parsed: Any = OmegaConf.from_dotlist([f"v={value}"])["v"]
-        if OmegaConf.is_config(parsed):
-            parsed = OmegaConf.to_container(parsed)
+        # OmegaConf reads the value as it would in a file: numbers, lists, null, quotes. Nothing
+        # is interpolated: clients of a service must not read its environment.
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={value}"]), resolve=False)
+        parsed = parsed["v"]
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"override {text!r}: {error}", field=key) from error
     node: Any = content
@@ -283,7 +283,9 @@ def _explain(source: str, error: ValidationError) -> InvalidInput:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return InvalidInput(f"{source}: {field} is missing", field=field)
-    value = "" if isinstance(problem["input"], dict) else f" is {problem['input']!r}"
+    given = problem["input"]
+    shown = isinstance(given, str | int | float | bool | None)
+    value = f" is {given!r:.100}" if shown else ""
     where = f"{field}{value}: " if field else ""
     return InvalidInput(f"{source}: {where}{message}", field=field)
 

@@ -45,7 +45,8 @@ def existing_outcome(job: Job) -> Outcome | None:
 
     Raises:
         AlreadyExists: The output holds something else, and may not be replaced.
-        InvalidInput: ``hdf5`` is given but the mapping has no such output, or lies inside ``out``.
+        InvalidInput: ``hdf5`` is given but the mapping has no such output, or the two folders
+            lie in each other.
     """
     if job.hdf5 is not None and job.mapping.outputs.hdf5 is None:
         raise InvalidInput(
@@ -53,8 +54,14 @@ def existing_outcome(job: Job) -> Outcome | None:
             "features are joint, actions, rewards and terminals",
             field="hdf5",
         )
-    if job.hdf5 is not None and job.hdf5.resolve() == job.out.resolve():
-        raise InvalidInput(f"{job.out} is both dataset and HDF5 folder: name two", field="hdf5")
+    if job.hdf5 is not None:
+        apart, out = job.hdf5.resolve(), job.out.resolve()
+        if apart.is_relative_to(out) or out.is_relative_to(apart):
+            raise InvalidInput(
+                f"dataset {job.out} and HDF5 folder {job.hdf5} lie in each other: name folders "
+                f"side by side, or leave the second out, then it is {job.out / HDF5_FOLDER}",
+                field="hdf5",
+            )
     wanted = fingerprint(job.bags, job.mapping)
     found: list[Outcome | None] = []
     for folder in (job.out, *([job.hdf5] if job.hdf5 else [])):

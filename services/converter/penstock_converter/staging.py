@@ -23,6 +23,8 @@ def staging_folder(final: Path) -> Generator[Path]:
         Conflict: Another process is making the same folder.
         InvalidInput: The place cannot be written to.
     """
+    if not final.name:
+        raise InvalidInput(f"{final} cannot be an output: name a folder in it", field="out")
     partial = final.with_name(f".{final.name}.partial")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)

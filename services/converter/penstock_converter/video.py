@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from penstock.errors import DataFault, Internal
@@ -44,20 +46,34 @@ class EpisodeEncoder:
         """Append a frame, (H, W, 3) uint8.
 
         Raises:
-            DataFault: The codec cannot hold that size.
+            DataFault: The codec cannot hold that size, or refuses its settings.
         """
         if self._stream is None:
             self._stream = self._open(pixels)
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.pts, frame.time_base = self._count, Fraction(1, self._fps)
         self._count += 1
-        self._container.mux(self._stream.encode(frame))
+        try:
+            packets = self._stream.encode(frame)
+        except FFmpegError as error:
+            settings = self._settings
+            raise DataFault(
+                f"{settings.codec} does not encode images of {pixels.shape[0]}x{pixels.shape[1]} "
+                f"at crf {settings.crf} and preset {settings.preset or 'default'}: {error}",
+                reason="ENCODER",
+            ) from error
+        self._container.mux(packets)
 
     def close(self) -> None:
         """Write what the encoder still holds and finish the file."""
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
         self._container.close()
+
+    def discard(self) -> None:
+        """Let go of a file that is not wanted any more, and that may have failed."""
+        with contextlib.suppress(FFmpegError):
+            self._container.close()
 
     def _open(self, pixels: Pixels) -> VideoStream:
         height, width = pixels.shape[:2]

@@ -1,12 +1,13 @@
 """Jobs: one bad recording never takes the others along, and an output is whole or not there."""
 
 import errno
+import itertools
+import os
 import shutil
 import signal
 import subprocess
 import sys
 
-import h5py
 import pyarrow.parquet as pq
 import pytest
 import tenacity
@@ -141,11 +142,23 @@ def test_a_cancelled_conversion_leaves_nothing(bag, make_mapping, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_ends_the_job_and_leaves_nothing(bag, make_mapping, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(os, "posix_fallocate"), (pq.ParquetWriter, "write_table")],
+)
+def test_a_full_disk_ends_the_job_and_leaves_nothing(
+    bag, make_mapping, tmp_path, monkeypatch, module, name
+):
+    calls = itertools.count()
+    honest = getattr(module, name)
 
-    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    def full(*arguments, **options):
+        # Not at the first call, so that there is something to clear away.
+        if next(calls) < 2:
+            return honest(*arguments, **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, name, full)
     with pytest.raises(LimitExceeded) as caught:
         run_job(Job((bag,), make_mapping(), tmp_path / "out"))
     assert caught.value.reason == "DISK_FULL"
@@ -210,3 +223,38 @@ def test_the_report_keeps_the_mapping_that_was_used(bag, make_mapping, tmp_path)
     outcome = run_job(Job((bag,), make_mapping("outputs.lerobot.crf=30"), tmp_path / "out"))
     text = yaml.safe_dump(outcome.mapping)
     assert yaml.safe_load(text)["outputs"]["lerobot"]["crf"] == 30
+
+
+@pytest.mark.parametrize("names", [("out", "out/files"), ("out/set", "out"), ("out", "out")])
+def test_dataset_and_hdf5_folder_do_not_lie_in_each_other(bag, make_mapping, tmp_path, names):
+    out, hdf5 = (tmp_path / name for name in names)
+    with pytest.raises(InvalidInput, match="in each other"):
+        run_job(Job((bag,), make_mapping(), out, hdf5))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("outputs.lerobot.preset=fastest",), "ENCODER"),
+        (("outputs.hdf5.images.global_image=action",), "NOT_AN_IMAGE"),
+        (("outputs.hdf5.joint=observation.images.left",), "NOT_NUMBERS"),
+        (("outputs.hdf5.rewards=action",), "NOT_A_SCALAR"),
+        (("features.action.dtype=video",), "DTYPE_MISMATCH"),
+        (("features[observation.images.left].align=interpolate",), "NOT_NUMBERS"),
+        (("features[next.reward].time=header",), "NO_HEADER"),
+    ],
+)
+def test_a_mapping_that_does_not_fit_the_messages_is_refused(
+    bag, make_mapping, tmp_path, overrides, reason
+):
+    (outcome,) = run_job(Job((bag,), make_mapping(*overrides), tmp_path / "out")).bags
+    assert (outcome.state, outcome.reason) == ("refused", reason)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_odd_size_fit_tables_but_no_video(make_mapping, tmp_path):
+    bag = write_bag(tmp_path / "odd", robot_messages(3, size=(33, 65)))
+    (refused,) = run_job(Job((bag,), make_mapping(), tmp_path / "out")).bags
+    assert refused.reason == "ODD_IMAGE_SIZE"
+    mapping = make_mapping("outputs.lerobot.video=false")
+    assert len(run_job(Job((bag,), mapping, tmp_path / "out")).converted) == 1

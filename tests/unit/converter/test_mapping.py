@@ -91,3 +91,19 @@ def test_a_file_that_is_missing_or_huge_is_refused(tmp_path):
 def test_chunk_size_alone_does_not_make_another_dataset(make_mapping):
     assert make_mapping("rosbag.chunk_size=1").without_speed() == make_mapping().without_speed()
     assert make_mapping("fps=11").without_speed() != make_mapping().without_speed()
+
+
+def test_overrides_do_not_read_the_environment(mapping_text, monkeypatch):
+    monkeypatch.setenv("SECRET", "hidden")
+    mapping = parse_mapping(mapping_text, ["task=${oc.env:SECRET}"])
+    assert mapping.task == "${oc.env:SECRET}"
+
+
+def test_a_message_does_not_unfold_what_aliases_fold(mapping_text):
+    bomb = "a: &a [1, 1]\n" + "".join(
+        f"{name}: &{name} [*{before}, *{before}]\n"
+        for before, name in zip(
+            "abcdefghijklmnopqrstuvwxy", "bcdefghijklmnopqrstuvwxyz", strict=True
+        )
+    )
+    assert len(refusal(bomb + "task: *z\n").message) < 1000
