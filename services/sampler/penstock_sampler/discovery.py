@@ -26,8 +26,9 @@ class FoundFile:
 def find_files(locations: Iterable[str]) -> list[FoundFile]:
     """Files that paths, folders and glob patterns name, sorted by id, each once.
 
-    A folder stands for all ``.hdf5`` and ``.h5`` files below it; ``**`` crosses folders. The
-    dataset's root is the longest folder without a wildcard that all locations share.
+    A folder stands for all ``.hdf5`` and ``.h5`` files below it; ``**`` crosses folders. Hidden
+    folders, where others stage what is not complete, are passed over. The dataset's root is the
+    longest folder without a wildcard that all locations share.
 
     Raises:
         NotFound: A location matches nothing.
@@ -52,12 +53,18 @@ def find_files(locations: Iterable[str]) -> list[FoundFile]:
     )
 
 
+def _is_hidden(entry: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in entry.relative_to(folder).parts)
+
+
 def _expand(absolute: str) -> tuple[str, list[str]]:
     """The longest folder without a wildcard, and the files."""
     path = Path(absolute)
     if path.is_dir():
         found = (entry for entry in path.rglob("*") if entry.suffix in _SUFFIXES)
-        return absolute, [str(entry) for entry in found if not entry.is_dir()]
+        return absolute, [
+            str(entry) for entry in found if not entry.is_dir() and not _is_hidden(entry, path)
+        ]
     # A file may have brackets in its name, so an exact match comes first.
     if path.exists() or not glob.has_magic(absolute):
         return str(path.parent), [absolute] if path.exists() else []

@@ -25,7 +25,7 @@ def configure_logging(level: str = "info", form: str = "auto") -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     tail: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

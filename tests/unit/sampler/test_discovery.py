@@ -31,6 +31,15 @@ def test_a_folder_stands_for_all_files_below(folder: Path) -> None:
     assert _ids(folder) == ["a.hdf5", "b.hdf5", "day1/x.h5", "day2/x.h5", "odd[1].hdf5"]
 
 
+def test_what_is_staged_in_a_hidden_folder_is_passed_over(folder: Path) -> None:
+    before = _ids(folder)
+    staged = folder / ".next.partial" / "episode.hdf5"
+    staged.parent.mkdir()
+    staged.touch()
+    assert _ids(folder) == before
+    assert ".next.partial/episode.hdf5" not in _ids(folder / "**" / "*.hdf5")
+
+
 def test_double_star_crosses_folders(folder: Path) -> None:
     assert _ids(f"{folder}/**/*.h5") == ["day1/x.h5", "day2/x.h5"]
 
