@@ -32,7 +32,7 @@ class Recipe:
         seed: Seed of recording, training and measuring.
     """
 
-    episodes: int = 700
+    episodes: int = 1000
     bc_steps: int = 2000
     lapo_steps: int = 6000
     checkpoints: int = 6

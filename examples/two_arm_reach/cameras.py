@@ -16,7 +16,7 @@ __all__ = ["CAMERAS", "draw"]
 
 CAMERAS = ("left", "right", "global")
 
-GOAL_RADIUS = 0.09
+GOAL_RADIUS = 0.13
 LIMB_WIDTH = 0.05
 HAND_VIEW, SCENE_VIEW = 0.55, 1.45
 """Metres from the middle of an image to its edge."""
