@@ -10,14 +10,17 @@ import logging
 import sys
 import time
 from importlib.metadata import EntryPoint, entry_points
+from typing import NoReturn
 
 import click
 
-from penstock.errors import PenstockError
+from penstock.disk import full_disk_named
+from penstock.errors import InvalidInput, PenstockError
 
 __all__ = ["main"]
 
 _EXTRAS = {"convert": "converter", "doctor": "sampler", "train": "trainer"}
+_SECONDS = click.FloatRange(min=0.0)
 
 
 class _EntryPointGroup(click.Group):
@@ -106,7 +109,7 @@ def serve() -> None:
 
 @penstock.command()
 @click.argument("target")
-@click.option("--timeout-s", default=5.0, show_default=True, help="Seconds to wait.")
+@click.option("--timeout-s", type=_SECONDS, default=5.0, show_default=True, help="Seconds to wait.")
 def health(target: str, timeout_s: float) -> None:
     """Exit with 0 if the server at TARGET is serving, for probes.
 
@@ -125,7 +128,9 @@ def health(target: str, timeout_s: float) -> None:
 
 @penstock.command()
 @click.argument("targets", nargs=-1, required=True)
-@click.option("--timeout-s", default=5.0, show_default=True, help="Seconds to wait for each.")
+@click.option(
+    "--timeout-s", type=_SECONDS, default=5.0, show_default=True, help="Seconds to wait for each."
+)
 def status(targets: tuple[str, ...], timeout_s: float) -> None:
     """Show the health of servers and what they offer.
 
@@ -134,6 +139,7 @@ def status(targets: tuple[str, ...], timeout_s: float) -> None:
       penstock status grpc://localhost:50051 grpc://localhost:50053
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from penstock.client.health import check_health
@@ -146,12 +152,13 @@ def status(targets: tuple[str, ...], timeout_s: float) -> None:
             found = check_health(Target.parse(text), timeout_s)
         except PenstockError as error:
             healthy = False
-            table.add_row(text, "[red]away[/red]", error.message)
+            what = "invalid" if isinstance(error, InvalidInput) else "away"
+            table.add_row(escape(text), f"[red]{what}[/red]", escape(error.message))
             continue
         healthy &= found.serving
         own = [name for name in found.services if name.startswith("penstock.")]
         color = "green" if found.serving else "red"
-        table.add_row(text, f"[{color}]{found.status}[/{color}]", ", ".join(own))
+        table.add_row(escape(text), f"[{color}]{found.status}[/{color}]", ", ".join(own))
     Console().print(table)
     if not healthy:
         raise SystemExit(1)
@@ -160,11 +167,29 @@ def status(targets: tuple[str, ...], timeout_s: float) -> None:
 @penstock.command()
 @click.argument("target")
 @click.option("--batch-size", default=256, show_default=True, help="Transitions in a batch.")
-@click.option("--batches", default=20, show_default=True, help="How many to fetch.")
+@click.option(
+    "--batches",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many to fetch.",
+)
 @click.option("--image-size", type=(int, int), help="Height and width; default: as stored.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the plan.")
-@click.option("--split", type=click.Choice(["train", "val", "all"]), default="all")
-@click.option("--retry-s", default=5.0, show_default=True, help="Seconds to wait for the server.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "all"]),
+    default="all",
+    show_default=True,
+    help="Episodes to draw from.",
+)
+@click.option(
+    "--retry-s",
+    type=_SECONDS,
+    default=5.0,
+    show_default=True,
+    help="Seconds to wait for the server.",
+)
 def sample(
     target: str,
     batch_size: int,
@@ -195,7 +220,8 @@ def sample(
             f"{len(info.refused)} refused, version {info.version[:12]}"
         )
         for refused in info.refused:
-            console.print(f"[yellow]refused {refused.file_id}: {refused.message}[/yellow]")
+            line = f"refused {refused.file_id}: {refused.message}"
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
         begun, first = time.perf_counter(), None
         for batch in sampler.batches(plan, stop_step=batches):
             first = first or batch
@@ -217,13 +243,21 @@ def sample(
 
 
 def main() -> None:
-    """Run the command line; Penstock's errors become one line and exit code 1."""
+    """Run the command line; errors a user can mend become one line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        penstock()
+        with full_disk_named(" ".join(["penstock", *sys.argv[1:2]])):
+            penstock()
     except PenstockError as error:
-        click.secho(f"error: {error.message}", fg="red", err=True)
-        sys.exit(1)
+        _fail(error.message)
+    except OSError as error:
+        # Of a file or a port that the user named: a traceback would say no more.
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    click.secho(f"error: {message}", fg="red", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

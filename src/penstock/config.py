@@ -21,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
+from yaml import YAMLError
 
 from penstock.errors import InvalidInput
 
@@ -45,17 +46,33 @@ class Settings(BaseSettings):
             flags: Values from the command line; None means not given.
 
         Raises:
-            InvalidInput: A key is unknown or a value does not fit; names key, value and reason.
+            InvalidInput: The file cannot be read, a key is unknown, or a value does not fit; names
+                file or key, value and reason.
         """
         given = {name: value for name, value in (flags or {}).items() if value is not None}
-        if config is not None and not config.is_file():
-            raise InvalidInput(f"settings file {config} does not exist", field="config")
-        from_file = YamlConfigSettingsSource(cls, yaml_file=config)() if config else {}
+        from_file = _read_yaml(cls, config) if config else {}
         from_environment = EnvSettingsSource(cls)()
         try:
             return cls(**{**from_file, **from_environment, **given})
         except ValidationError as error:
             raise _explain(cls, error) from error
+
+
+def _read_yaml(settings: type[Settings], path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InvalidInput(f"settings file {path} does not exist", field="config")
+    try:
+        return YamlConfigSettingsSource(settings, yaml_file=path)()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"settings file {path} cannot be read: {error}", field="config") from (
+            error
+        )
+    except (YAMLError, ValueError, TypeError) as error:
+        where = " ".join(str(error).split())
+        raise InvalidInput(
+            f"settings file {path} is no YAML of the form 'setting: value': {where}",
+            field="config",
+        ) from error
 
 
 def settings_options(settings: type[S]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -139,4 +156,5 @@ def _explain(settings: type[Settings], error: ValidationError) -> InvalidInput:
     if problem["type"] == "missing":
         flag, variable = f"--{name.replace('_', '-')}", f"{ENV_PREFIX}{name.upper()}"
         return InvalidInput(f"setting {name!r} is missing: give {flag} or {variable}", field=name)
-    return InvalidInput(f"setting {name} is {problem['input']!r}: {problem['msg']}", field=name)
+    what = problem["msg"].removeprefix("Value error, ")
+    return InvalidInput(f"setting {name} is {problem['input']!r}: {what}", field=name)

@@ -92,7 +92,12 @@ class Plan:
         """
         known = {item.name for item in fields(cls)}
         for name, value in values.items():
-            _require(name in known, name, value, f"a plan's fields are {sorted(known)}")
+            if name not in known:
+                raise InvalidInput(
+                    f"plan.{name} is {value!r}, but a plan has no {name!r}: its fields are "
+                    f"{', '.join(sorted(known))}",
+                    field=f"plan.{name}",
+                )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

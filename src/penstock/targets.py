@@ -48,6 +48,11 @@ class Target:
         scheme, separator, rest = text.partition("://")
         if not separator:
             scheme, rest = "file", text
+            if text.startswith(("grpc:", "file:")):
+                raise InvalidInput(
+                    f"target {text!r}: two slashes follow the scheme: write {_EXAMPLES}",
+                    field="target",
+                )
         if scheme not in ("file", "grpc"):
             raise InvalidInput(
                 f"target {text!r}: unknown scheme {scheme!r}: write {_EXAMPLES}", field="target"

@@ -14,6 +14,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from penstock.checkpoints import CheckpointInfo, RunInfo
@@ -23,6 +24,7 @@ from penstock.errors import Corrupt, Internal, LimitExceeded, PenstockError
 __all__ = ["Catalog", "Upload"]
 
 _BUSY_TIMEOUT_S = 60.0
+_ROOM_BYTES = 1 << 16
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS writers (
@@ -92,14 +94,14 @@ class Catalog:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
+        self._path, self._lock = path, threading.RLock()
         try:
             self._database = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             self._set_up()
         except sqlite3.DatabaseError as error:
-            raise _fault(error) from error
+            raise _fault(error, self._path) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -126,7 +128,7 @@ class Catalog:
                         self._database.execute("ROLLBACK")
                     raise
             except sqlite3.DatabaseError as error:
-                raise _fault(error) from error
+                raise _fault(error, self._path) from error
 
     def checkpoint(self, run: str, step: int) -> CheckpointInfo | None:
         """One checkpoint."""
@@ -251,7 +253,7 @@ class Catalog:
             try:
                 return self._database.execute(query, values).fetchall()
             except sqlite3.DatabaseError as error:
-                raise _fault(error) from error
+                raise _fault(error, self._path) from error
 
     def _infos(self, rows: list[Any]) -> list[CheckpointInfo]:
         tags: dict[int, list[str]] = {}
@@ -288,20 +290,25 @@ def _upload(row: Any) -> Upload:
     )
 
 
-def _fault(error: sqlite3.DatabaseError) -> PenstockError:
+def _fault(error: sqlite3.DatabaseError, path: Path) -> PenstockError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    # Without room for its shared memory SQLite reports a mere I/O error.
+    no_room = code == sqlite3.SQLITE_IOERR and disk_usage(path.parent).free < _ROOM_BYTES
+    if code == sqlite3.SQLITE_FULL or no_room:
         return LimitExceeded(
-            "the disk of the checkpoint store is full: free space or delete checkpoints",
+            f"the disk of the checkpoint store {path.parent} is full: free space there or delete "
+            "checkpoints",
             reason="DISK_FULL",
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return Corrupt(
-            f"the catalogue of the checkpoint store is damaged: {error}: restart the service, "
-            "which rebuilds it from the files",
+            f"the catalogue {path} of the checkpoint store is damaged: {error}: restart the "
+            "service, which rebuilds it from the files",
             reason="CATALOG_DAMAGED",
         )
-    return Internal(f"the catalogue of the checkpoint store fails: {error}", reason="CATALOG")
+    return Internal(
+        f"the catalogue {path} of the checkpoint store fails: {error}", reason="CATALOG"
+    )
 
 
 def _check_pages(database: sqlite3.Connection) -> None:

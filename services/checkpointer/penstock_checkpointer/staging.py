@@ -280,6 +280,7 @@ class Staging:
         free = shutil.disk_usage(self._layout.root).free
         needed = request.digest.size_bytes - received
         if needed + promised + self._limits.free_bytes > free:
+            self._counts["uploads_without_room"] += 1
             raise LimitExceeded(
                 f"{request.run}/{request.step} needs {needed} bytes; {self._layout.root} has "
                 f"{free} free, of which {promised} are promised to other uploads and "

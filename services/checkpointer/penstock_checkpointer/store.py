@@ -64,7 +64,7 @@ class Store:
             checkpoints skipped, and so on.
 
     Raises:
-        LimitExceeded, Internal: The directory cannot be used.
+        InvalidInput, LimitExceeded, Internal: The directory cannot be used.
     """
 
     def __init__(self, root: Path, limits: StoreLimits | None = None) -> None:
@@ -72,6 +72,12 @@ class Store:
         try:
             self._layout = Layout(root)
             self._catalog = self._open_catalog()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InvalidInput(
+                f"opening the checkpoint store {root}: it is, or lies below, a file: name a "
+                "directory",
+                field="root",
+            ) from error
         except OSError as error:
             raise disk_fault(error, f"opening the checkpoint store {root}") from error
         self._staging = Staging(self._layout, self._catalog, limits or StoreLimits(), self.counts)
@@ -335,12 +341,15 @@ class Store:
             if size != info.size_bytes:
                 return Corrupt(
                     f"{info.run}/{info.step} has {size} bytes on disk, {info.size_bytes} were "
-                    "committed: it is damaged",
+                    "committed: it is damaged, use another step",
                     reason="TRUNCATED",
                 )
             Reader(path).close()
         except FileNotFoundError:
-            return Corrupt(f"{info.run}/{info.step}: its file {path} is gone", reason="FILE_GONE")
+            return Corrupt(
+                f"{info.run}/{info.step}: its file {path} is gone: use another step",
+                reason="FILE_GONE",
+            )
         except PenstockError as error:
             return error
         return None

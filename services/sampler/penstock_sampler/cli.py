@@ -84,7 +84,11 @@ def doctor(files: tuple[str, ...], settings: DataSettings, *, as_json: bool) -> 
       penstock doctor arm.hdf5 --cameras left,wrist=wrist_rgb
     """
     options = settings.data_options()
-    diagnoses = [diagnosis for name in files for diagnosis in _diagnose_all(name, options)]
+    diagnoses = [
+        diagnosis
+        for name in files
+        for diagnosis in _diagnose_all(name, options, settings.spool_dir)
+    ]
     if as_json:
         click.echo(json.dumps([_as_json(diagnosis) for diagnosis in diagnoses], indent=2))
     else:
@@ -95,14 +99,14 @@ def doctor(files: tuple[str, ...], settings: DataSettings, *, as_json: bool) -> 
         raise SystemExit(1)
 
 
-def _diagnose_all(name: str, options: DataOptions) -> list[Diagnosis]:
+def _diagnose_all(name: str, options: DataOptions, spool_dir: Path | None) -> list[Diagnosis]:
     try:
         found = find_files([name])
     except NotFound as error:
         findings = Findings(name)
         findings.fail("readable", error.message, remedy="check the path", reason="MISSING")
         return [Diagnosis(findings)]
-    return [diagnose(file.path, options) for file in found]
+    return [diagnose(file.path, options, spool_dir) for file in found]
 
 
 def _as_json(diagnosis: Diagnosis) -> dict[str, object]:

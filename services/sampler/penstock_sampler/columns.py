@@ -60,7 +60,7 @@ def find_dataset(
             f"{what}: looked for {looked} in {place}, which has {listed or 'nothing'}",
             remedy=(
                 "rename the dataset, or list the cameras this robot has in the setting cameras "
-                f"(for example {camera}=its_dataset_name)"
+                f"(--cameras or PENSTOCK_CAMERAS, for example {camera}=its_dataset_name)"
                 if camera
                 else "write it, or rename the dataset that holds it"
             ),

@@ -48,8 +48,12 @@ class Diagnosis:
         return not self.findings.faults
 
 
-def diagnose(path: Path, options: DataOptions) -> Diagnosis:
-    """Examine a file as the sampler does, and its values beyond that; raises nothing about it."""
+def diagnose(path: Path, options: DataOptions, spool_dir: Path | None = None) -> Diagnosis:
+    """Examine a file as the sampler does, and its values beyond that; raises nothing about it.
+
+    Raises:
+        LimitExceeded: There is no room in ``spool_dir`` for a temporary file.
+    """
     diagnosis = Diagnosis(Findings(str(path)))
     findings = diagnosis.findings
     try:
@@ -63,7 +67,7 @@ def diagnose(path: Path, options: DataOptions) -> Diagnosis:
             examined = Examined(identity, *found)
             check_images(file, examined, findings)
         layout = examined.layout
-        scalars = ScalarStore(layout.joint_dim, layout.action_dim)
+        scalars = ScalarStore(layout.joint_dim, layout.action_dim, spool_dir)
         try:
             check_scalars(scan_file(path, examined, scalars).statistics, findings)
         finally:

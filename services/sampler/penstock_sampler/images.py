@@ -101,7 +101,8 @@ def _order(
         findings.fail(
             check,
             f"{path} has shape {dataset.shape}: both HWC and CHW fit",
-            remedy="say which it is in the setting image_order (hwc or chw)",
+            remedy="say which it is in the setting image_order (--image-order or "
+            "PENSTOCK_IMAGE_ORDER, hwc or chw)",
             reason="AMBIGUOUS_IMAGE_ORDER",
             dataset=path,
         )

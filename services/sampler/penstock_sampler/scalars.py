@@ -39,6 +39,7 @@ class ScalarStore:
         self._width = joint_dim + action_dim + 1
         self._record_bytes = self._width * 4
         self.rows = 0
+        self._directory = directory or tempfile.gettempdir()
         try:
             self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - closed by close()
         except OSError as error:
@@ -99,7 +100,8 @@ class ScalarStore:
     def _full(self, error: OSError) -> LimitExceeded:
         return LimitExceeded(
             f"joints, actions and rewards need {self._record_bytes} bytes a row in a temporary "
-            f"file, which cannot be written ({error}): free space, or name a folder with room in "
-            "the setting spool_dir",
+            f"file in {self._directory}, which cannot be written ({error.strerror}): free space "
+            "there, or name a folder with room in the setting spool_dir (--spool-dir or "
+            "PENSTOCK_SPOOL_DIR)",
             reason="DISK_FULL",
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from penstock import load_checkpoint
 from penstock.errors import DataFault, InvalidInput
 from penstock_trainer.config import EncoderKind
 
@@ -125,12 +126,10 @@ class ResNetEncoder(nn.Module):
         """Start from the weights of a torchvision ResNet18; its classifier is left out.
 
         Raises:
-            DataFault: The file is no state dict of a ResNet18.
+            NotFound, Corrupt: The file is not there, or damaged.
+            DataFault: It is no state dict of a ResNet18, or holds pickled objects.
         """
-        try:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise DataFault(f"encoder weights {path}: cannot be read: {error}") from error
+        weights = load_checkpoint(path)
         own = self.trunk.state_dict()
         if not isinstance(weights, dict):
             raise DataFault(f"encoder weights {path}: holds {type(weights).__name__}, not a dict")
@@ -208,7 +207,7 @@ class ObservationEncoder(nn.Module):
 
         Raises:
             InvalidInput: This encoder has no ResNet18.
-            DataFault: The file does not fit.
+            NotFound, Corrupt, DataFault: The file is not there, is damaged, or does not fit.
         """
         for encoder in self.cameras:
             if not isinstance(encoder, ResNetEncoder):

@@ -18,7 +18,8 @@ from typing import Any, Literal, get_args
 
 import structlog
 
-from penstock.errors import AlreadyExists, InvalidInput, NotFound, PenstockError
+from penstock.disk import full_disk_named
+from penstock.errors import AlreadyExists, InvalidInput, LimitExceeded, NotFound, PenstockError
 from penstock_trainer.config import EXP_ID
 from penstock_trainer.loop import RunResult
 from penstock_trainer.reports import Progress
@@ -100,6 +101,7 @@ class JobQueue:
         Raises:
             InvalidInput: The name is none.
             AlreadyExists: It was queued with other options.
+            LimitExceeded: The disk is full; the job is not taken.
         """
         if not EXP_ID.fullmatch(exp_id):
             raise InvalidInput(
@@ -208,7 +210,7 @@ class JobQueue:
                 if self._closing or job is None:
                     return
                 self._stop.clear()
-                job = self._put(replace(job, state="running"))
+                job = self._note(replace(job, state="running"))
             self._finish(job.exp_id, **self._outcome(job))
 
     def _next(self) -> Job | None:
@@ -247,8 +249,21 @@ class JobQueue:
 
     def _finish(self, exp_id: str, **changes: Any) -> None:
         with self._changed:
-            job = self._put(replace(self._jobs[exp_id], **changes))
+            job = self._note(replace(self._jobs[exp_id], **changes))
         log.info("training_left", exp_id=exp_id, state=job.state, step=job.step)
+
+    def _note(self, job: Job) -> Job:
+        """As ``_put``, but a disk that refuses ends neither this job nor those behind it.
+
+        A restart then finds the job as it was before, and goes on from its last checkpoint.
+        """
+        try:
+            return self._put(job)
+        except (OSError, LimitExceeded) as error:
+            log.error(  # noqa: TRY400 - no bug
+                "training_not_remembered", exp_id=job.exp_id, state=job.state, error=str(error)
+            )
+            return self._put(job, durable=False)
 
     def _put(self, job: Job, *, durable: bool = True) -> Job:
         job = replace(job, updated_unix_ms=_now_ms())
@@ -263,7 +278,7 @@ def _write(folder: Path, job: Job) -> None:
     """Replace the job's file; when this returns it survives a power cut."""
     path = folder / f"{job.exp_id}.json"
     part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
+    with full_disk_named(f"remembering training {job.exp_id} in {folder}"), part.open("w") as file:
         json.dump(asdict(job), file, indent=1)
         file.flush()
         os.fsync(file.fileno())

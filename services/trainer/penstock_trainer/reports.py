@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,8 @@ import structlog
 import torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
+
+from penstock.disk import full_disk_named
 
 __all__ = ["Averages", "Progress", "ResultFiles", "write_params"]
 
@@ -73,35 +76,44 @@ class ResultFiles:
         folder: Made if it is not there.
         columns: Metrics, after ``step`` and ``seconds``.
         from_step: Step that the run resumes from; 0 begins new files.
+
+    Raises:
+        LimitExceeded: The disk is full; the same holds for writing and closing.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], from_step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._columns = ["step", "seconds", *columns]
+        self._folder, self._columns = folder, ["step", "seconds", *columns]
         path = folder / "progress.csv"
-        kept = _rows_up_to(path, from_step) if from_step else []
-        part = path.with_name("progress.csv.part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, extrasaction="ignore", restval="")
-            writer.writeheader()
-            writer.writerows(kept)
-        part.replace(path)
-        self._file = path.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, self._columns, restval="")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+        with self._full_disk_named():
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = _rows_up_to(path, from_step) if from_step else []
+            part = path.with_name("progress.csv.part")
+            with part.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns, extrasaction="ignore", restval="")
+                writer.writeheader()
+                writer.writerows(kept)
+            part.replace(path)
+            self._file = path.open("a", newline="")
+            self._writer = csv.DictWriter(self._file, self._columns, restval="")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
         """Add one row; what is not measured at this step stays empty."""
         texts = {name: f"{value:.6g}" for name, value in metrics.items()}
-        self._writer.writerow({"step": step, "seconds": f"{seconds:.2f}", **texts})
-        self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        with self._full_disk_named():
+            self._writer.writerow({"step": step, "seconds": f"{seconds:.2f}", **texts})
+            self._file.flush()
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
-        self._board.close()
+        with self._full_disk_named():
+            self._file.close()
+            self._board.close()
+
+    def _full_disk_named(self) -> AbstractContextManager[None]:
+        return full_disk_named(f"writing results to {self._folder}")
 
     def __enter__(self) -> Self:
         return self
@@ -111,17 +123,22 @@ class ResultFiles:
 
 
 def write_params(path: Path, params: Mapping[str, Any]) -> None:
-    """Write what fixes a run, and the versions of what runs it, as JSON."""
+    """Write what fixes a run, and the versions of what runs it, as JSON.
+
+    Raises:
+        LimitExceeded: The disk is full.
+    """
     versions = {name: version(name) for name in ("penstock", "torch", "numpy")}
     versions["python"] = platform.python_version()
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with part.open("w") as file:
-        json.dump({**params, "versions": versions}, file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with full_disk_named(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w") as file:
+            json.dump({**params, "versions": versions}, file, indent=2, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 def _rows_up_to(path: Path, step: int) -> list[dict[str, str]]:

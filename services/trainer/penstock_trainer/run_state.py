@@ -11,6 +11,7 @@ from typing import Any, Self
 import structlog
 import torch
 
+from penstock.disk import full_disk_named
 from penstock.errors import Corrupt, InvalidInput
 from penstock.plan import Plan
 from penstock_trainer.algorithm import Algorithm, NetworkSpec
@@ -102,17 +103,19 @@ class Checkpoint:
         )
 
     @classmethod
-    def read(cls, state: Any) -> Self:
-        """Check what was loaded.
+    def read(cls, state: Any, name: str) -> Self:
+        """Check what was loaded from ``name``.
 
         Raises:
             Corrupt: It is no state of a training run, or one of a later version.
         """
         if not isinstance(state, Mapping) or state.get("kind") != STATE_KIND:
-            raise Corrupt("not a checkpoint of a training run: `penstock train` has not saved it")
+            raise Corrupt(
+                f"{name} is no checkpoint of a training run: name one that `penstock train` saved"
+            )
         if state.get("format") != _FORMAT:
             raise Corrupt(
-                f"checkpoint has format {state.get('format')!r}, this version reads {_FORMAT}: "
+                f"{name} has format {state.get('format')!r}, this version reads {_FORMAT}: "
                 "use the version of Penstock that wrote it"
             )
         return cls(dict(state))
@@ -193,9 +196,13 @@ class Checkpoint:
 
 
 def write_model(path: Path, state: dict[str, Any]) -> None:
-    """Write a state so that the file is whole or not there, whatever happens meanwhile."""
+    """Write a state so that the file is whole or not there, whatever happens meanwhile.
+
+    Raises:
+        LimitExceeded: The disk is full.
+    """
     part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    with full_disk_named(f"writing {path}"), part.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())

@@ -9,7 +9,7 @@ import structlog
 
 from penstock import CheckpointClient, load_checkpoint
 from penstock.checkpoints import LATEST
-from penstock.errors import AlreadyExists
+from penstock.errors import AlreadyExists, InvalidInput, NotFound
 from penstock_trainer.config import TrainSettings
 from penstock_trainer.run_state import Checkpoint
 
@@ -38,7 +38,7 @@ def find_start(settings: TrainSettings, store: CheckpointClient) -> Checkpoint |
     if wanted == LATEST and newest is None:
         log.info("starting_from_scratch", run=run, why="the run has no checkpoint yet")
         return None
-    start = Checkpoint.read(_load(run, wanted, store)) if wanted else None
+    start = Checkpoint.read(_load(run, wanted, store), f"load_model {wanted}") if wanted else None
     step = start.standing.step if start else 0
     if newest is not None and newest.step > step:
         raise AlreadyExists(
@@ -56,4 +56,11 @@ def _load(run: str, wanted: str, store: CheckpointClient) -> Any:
     if Path(wanted).is_file():
         return load_checkpoint(wanted)
     source, _, which = wanted.rpartition(":")
-    return store.load(source or run, int(which) if which.isdigit() else which)
+    try:
+        return store.load(source or run, int(which) if which.isdigit() else which)
+    except (InvalidInput, NotFound) as error:
+        raise NotFound(
+            f"load_model is {wanted!r}: no file goes by that name, and in {store.target} "
+            f"{error.message}",
+            metadata={"load_model": wanted},
+        ) from error

@@ -73,7 +73,14 @@ def retrying(
 
     def note(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        log.warning("%s: attempt %d failed: %s", target, state.attempt_number, error)
+        left_s = retry_s - (state.seconds_since_start or 0.0)
+        log.warning(
+            "%s: attempt %d failed, trying for another %.0f s: %s",
+            target,
+            state.attempt_number,
+            left_s,
+            error,
+        )
         if on_retry is not None and isinstance(error, Unavailable):
             on_retry(error)
 

@@ -25,6 +25,7 @@ from penstock.client.channel import RETRY_S
 from penstock.client.checkpoint_files import load_file
 from penstock.client.checkpoint_store import CheckpointStore, EmbeddedStore, RemoteStore
 from penstock.container import Profile, Reader, write
+from penstock.disk import full_disk_named
 from penstock.errors import InvalidInput, NotFound
 from penstock.targets import Target
 
@@ -70,6 +71,7 @@ class CheckpointClient:
         tokens: Of this writer; those of the process if None.
 
     Attributes:
+        target: Where the store is.
         counts: ``retries``, ``uploads_resumed``, ``uploads_resent``, ``downloads_resumed``.
     """
 
@@ -81,7 +83,7 @@ class CheckpointClient:
         tokens: WriterTokens | None = None,
     ) -> None:
         self.counts = counts
-        self._target, self._store = target, store
+        self.target, self._store = target, store
         self._tokens = tokens or _PROCESS_TOKENS
 
     def save(
@@ -111,7 +113,7 @@ class CheckpointClient:
                 name is not valid.
             AlreadyExists: The step exists with other content.
             Conflict: A newer writer has taken over the run.
-            LimitExceeded: Too large, or the disk of the store is full.
+            LimitExceeded: Too large, or the disk of the store or of temporary files is full.
             Unavailable: The service stayed away.
         """
         check_run(run)
@@ -121,8 +123,9 @@ class CheckpointClient:
         meta = {"writer": f"penstock {version('penstock')}", "run": run, "step": str(step)}
         # A file rather than memory: what is sent must be there until the store has it all.
         with tempfile.TemporaryFile(prefix="penstock-", suffix=".pstk") as file:
-            written = write(state, file, compress=compress, meta=meta)
-            file.flush()
+            with full_disk_named(f"writing {run}/{step} to {tempfile.gettempdir()} to send it"):
+                written = write(state, file, compress=compress, meta=meta)
+                file.flush()
             request = UploadRequest(
                 run=run,
                 step=step,
@@ -133,7 +136,7 @@ class CheckpointClient:
                 metrics=dict(metrics or {}),
             )
             return self._store.upload(
-                request, file, lambda begin: self._tokens.begin(str(self._target), run, begin)
+                request, file, lambda begin: self._tokens.begin(str(self.target), run, begin)
             )
 
     def load(
@@ -217,7 +220,7 @@ class CheckpointClient:
 
     def take_over(self, run: str) -> None:
         """Become the newest writer of a run with the next save; the others are refused then."""
-        self._tokens.forget(str(self._target), run)
+        self._tokens.forget(str(self.target), run)
 
     def close(self) -> None:
         """Close the connection or the store."""

@@ -18,7 +18,8 @@ from penstock.client.checkpoint import CheckpointClient, open_checkpoints
 from penstock.client.checkpoint_export import write_safetensors, write_torch
 from penstock.client.checkpoint_files import load_file
 from penstock.container import Reader, write_file
-from penstock.errors import Corrupt, Unsupported
+from penstock.disk import full_disk_named
+from penstock.errors import Corrupt, NotFound, Unsupported
 from penstock.targets import Target
 
 __all__ = ["checkpoints"]
@@ -36,7 +37,7 @@ _force = click.option("--force", is_flag=True, help="Replace OUTPUT if it exists
 
 @click.group()
 def checkpoints() -> None:
-    r"""List, fetch, check and convert checkpoints.
+    """List, fetch, check and convert checkpoints.
 
     TARGET is a checkpointer (grpc://localhost:50053) or its directory (file:///checkpoints).
 
@@ -52,7 +53,7 @@ def checkpoints() -> None:
 @_target
 @click.argument("run", required=False)
 def list_(target: str, run: str | None) -> None:
-    r"""List the runs at TARGET, or the checkpoints of one RUN.
+    """List the runs at TARGET, or the checkpoints of one RUN.
 
     \b
     Examples:
@@ -79,7 +80,7 @@ def list_(target: str, run: str | None) -> None:
 @_run
 @_step
 def show(target: str, run: str, step: str) -> None:
-    r"""Show one checkpoint and the tensors in it.
+    """Show one checkpoint and the tensors in it.
 
     \b
     Example:
@@ -106,7 +107,7 @@ def show(target: str, run: str, step: str) -> None:
 @_step
 @_force
 def get(target: str, run: str, output: Path, step: str, *, force: bool) -> None:
-    r"""Fetch a checkpoint as it is stored into OUTPUT (.pstk).
+    """Fetch a checkpoint as it is stored into OUTPUT (.pstk).
 
     \b
     Example:
@@ -115,7 +116,12 @@ def get(target: str, run: str, output: Path, step: str, *, force: bool) -> None:
     _check_output(output, force=force)
     part = output.with_name(f".{output.name}.part")
     try:
-        with _open(target) as client, client.open(run, _which(step)) as file, part.open("wb") as to:
+        with (
+            _open(target) as client,
+            client.open(run, _which(step)) as file,
+            full_disk_named(f"writing {output}"),
+            part.open("wb") as to,
+        ):
             shutil.copyfileobj(file, to, _COPY_BYTES)
         part.replace(output)
     finally:
@@ -130,7 +136,7 @@ def get(target: str, run: str, output: Path, step: str, *, force: bool) -> None:
 @_step
 @_force
 def export(target: str, run: str, output: Path, step: str, *, force: bool) -> None:
-    r"""Fetch a checkpoint into OUTPUT for other tools: .pt or .safetensors.
+    """Fetch a checkpoint into OUTPUT for other tools: .pt or .safetensors.
 
     safetensors keeps tensors only; what is left out is said.
 
@@ -150,7 +156,7 @@ def export(target: str, run: str, output: Path, step: str, *, force: bool) -> No
 @_output
 @_force
 def convert(source: Path, output: Path, *, force: bool) -> None:
-    r"""Convert a checkpoint file, told apart by its content, into what OUTPUT's name says.
+    """Convert a checkpoint file, told apart by its content, into what OUTPUT's name says.
 
     Reads .pstk, .pt (tensors and plain values), LZ4 frames of them, and safetensors; writes .pstk,
     .pt and .safetensors.
@@ -171,13 +177,13 @@ def convert(source: Path, output: Path, *, force: bool) -> None:
 @click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--tag", "tags", multiple=True, help="Name that will point at it; repeatable.")
 def save(target: str, run: str, step: int, source: Path, tags: tuple[str, ...]) -> None:
-    r"""Save a checkpoint file (any kind that convert reads) as STEP of RUN.
+    """Save a checkpoint file (any kind that convert reads) as STEP of RUN.
 
     \b
     Example:
       penstock checkpoints save grpc://localhost:50053 my-run 1000 model.pt --tag best
     """
-    with _open(target) as client:
+    with _open(target, create=True) as client:
         info = client.save(load_file(source), run, step, tags=tags)
     click.echo(f"{info.run}/{info.step}: {info.digest}")
 
@@ -187,7 +193,7 @@ def save(target: str, run: str, step: int, source: Path, tags: tuple[str, ...]) 
 @_run
 @click.argument("steps", type=int, nargs=-1, required=True)
 def delete(target: str, run: str, steps: tuple[int, ...]) -> None:
-    r"""Delete STEPS of a RUN, with the tags on them.
+    """Delete STEPS of a RUN, with the tags on them.
 
     \b
     Example:
@@ -203,7 +209,7 @@ def delete(target: str, run: str, steps: tuple[int, ...]) -> None:
 @_target
 @click.argument("run", required=False)
 def verify(target: str, run: str | None) -> None:
-    r"""Check every byte of the checkpoints of RUN, or of all runs, where they are stored.
+    """Check every byte of the checkpoints of RUN, or of all runs, where they are stored.
 
     The exit status is 1 when one is damaged.
 
@@ -230,7 +236,7 @@ def verify(target: str, run: str | None) -> None:
 @checkpoints.command()
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def rebuild(directory: Path) -> None:
-    r"""Make the catalogue of the store in DIRECTORY anew from its files.
+    """Make the catalogue of the store in DIRECTORY anew from its files.
 
     \b
     Example:
@@ -243,9 +249,14 @@ def rebuild(directory: Path) -> None:
         backend.close()
 
 
-def _open(target: str) -> CheckpointClient:
-
-    return open_checkpoints(target, retry_s=5.0)
+def _open(target: str, *, create: bool = False) -> CheckpointClient:
+    """The store; one that is not there yet is made for a command that saves, and for no other."""
+    parsed = Target.parse(target)
+    if parsed.scheme == "file" and not create:
+        for location in parsed.locations:
+            if not Path(location).is_dir():
+                raise NotFound(f"there is no checkpoint store {location}: name its directory")
+    return open_checkpoints(parsed, retry_s=5.0)
 
 
 def _which(step: str) -> int | str:
@@ -260,10 +271,11 @@ def _time(info: CheckpointInfo) -> str:
 def _check_output(output: Path, *, force: bool) -> None:
     if output.exists() and not force:
         raise click.ClickException(f"{output} exists: give another name, or --force")
+    if not output.parent.is_dir():
+        raise click.ClickException(f"{output}: there is no folder {output.parent}: make it first")
 
 
 def _write(state: Any, output: Path) -> None:
-
     if output.suffix == ".pstk":
         write_file(state, output)
     elif output.suffix in (".pt", ".pth"):

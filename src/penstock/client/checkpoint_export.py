@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from penstock.container.torch_bridge import require_torch
+from penstock.disk import full_disk_named
 from penstock.errors import Unsupported
 
 __all__ = ["write_safetensors", "write_torch"]
@@ -18,9 +19,16 @@ def write_torch(state: Any, path: Path) -> None:
 
     Raises:
         Unsupported: Torch is not installed.
+        LimitExceeded: The disk is full.
     """
     torch = require_torch(f"writing {path}")
-    _write_whole(path, lambda part: torch.save(state, part))
+
+    def save(part: Path) -> None:
+        # Through a file of our own: given a path, torch hides what the system says.
+        with part.open("wb") as file:
+            torch.save(state, file)
+
+    _write_whole(path, save)
 
 
 def write_safetensors(state: Any, path: Path) -> list[str]:
@@ -31,6 +39,7 @@ def write_safetensors(state: Any, path: Path) -> list[str]:
 
     Raises:
         Unsupported: Torch or safetensors is not installed, or two tensors get the same name.
+        LimitExceeded: The disk is full.
     """
     torch = require_torch(f"writing {path}")
     try:
@@ -54,7 +63,8 @@ def write_safetensors(state: Any, path: Path) -> list[str]:
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
-        write(part)
+        with full_disk_named(f"writing {path}"):
+            write(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 import struct
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -14,6 +16,7 @@ import lz4.frame
 
 from penstock.container import MAGIC, Limits, Reader
 from penstock.container.torch_bridge import require_torch
+from penstock.disk import full_disk_named
 from penstock.errors import Corrupt, DataFault, InvalidInput, LimitExceeded, NotFound, Unsupported
 
 __all__ = ["load_file"]
@@ -35,6 +38,7 @@ _TORCH_FAULTS = (
     AttributeError,
     struct.error,
 )
+_UNKNOWN_TYPE = re.compile(r"GLOBAL (\S+)")
 
 
 def load_file(path: Path, *, map_location: str = "cpu", only: Sequence[Any] = ()) -> Any:
@@ -75,7 +79,7 @@ def _load(file: BinaryIO, name: str, map_location: str, only: Sequence[Any]) -> 
     if _is_safetensors(file, head):
         return _part(_load_safetensors(file, name, map_location), only)
     if not head:
-        raise Corrupt(f"{name} is empty", reason="TRUNCATED")
+        raise Corrupt(f"{name} has 0 bytes: copy or save it again", reason="TRUNCATED")
     raise DataFault(
         f"{name} begins with {head[:8]!r}, which is no checkpoint: expected .pstk, .pt, an LZ4 "
         "frame of one of them, or safetensors",
@@ -94,7 +98,8 @@ def _decompress(file: BinaryIO, plain: BinaryIO, name: str) -> None:
     limit = Limits().raw_size_bytes
     total = 0
     try:
-        with lz4.frame.open(file, "rb") as frame:
+        doing = f"decompressing {name} to {tempfile.gettempdir()}"
+        with full_disk_named(doing), lz4.frame.open(file, "rb") as frame:
             while piece := cast("bytes", frame.read(_PIECE_BYTES)):
                 total += len(piece)
                 if total > limit:
@@ -108,16 +113,24 @@ def _decompress(file: BinaryIO, plain: BinaryIO, name: str) -> None:
 def _load_torch(file: BinaryIO, name: str, map_location: str) -> Any:
     torch = require_torch(f"{name} (a .pt file)")
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            # Said of pickles that torch did not write; whether it can be read shows right after.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
+        found = _UNKNOWN_TYPE.search(str(error))
+        what = f"holds {found[1]}, which is" if found else "is damaged, or holds what is"
         raise DataFault(
-            f"{name} is a pickle that holds more than tensors and plain values, or is damaged, "
-            "and is not read, since that could run code: in the program that made it, save its "
-            f"state_dict() with Penstock ({str(error).splitlines()[0]:.200})",
+            f"{name} is a pickle that {what} neither a tensor nor a plain value; it is not read, "
+            "since that could run code: in the program that made it, save its state_dict() with "
+            "Penstock",
             reason="PICKLE_REFUSED",
         ) from error
     except _TORCH_FAULTS as error:
-        raise Corrupt(f"{name}: its .pt content is damaged: {error!s:.200}") from error
+        what = str(error).partition(". ")[0]
+        raise Corrupt(
+            f"{name}: its .pt content is cut off or damaged ({what:.120}): copy or save it again"
+        ) from error
 
 
 def _is_safetensors(file: BinaryIO, head: bytes) -> bool:

@@ -29,6 +29,7 @@ from penstock.client.checkpoint_messages import (
     upload_to_message,
 )
 from penstock.client.errors import translated_errors
+from penstock.disk import full_disk_named
 from penstock.errors import Conflict, Corrupt, InvalidInput, NotFound, PenstockError, Unavailable
 from penstock.targets import Target
 from penstock.v1 import checkpoint_pb2 as pb
@@ -178,10 +179,13 @@ class RemoteStore:
         Raises:
             Corrupt: What arrived does not match the digest.
             Conflict: The checkpoint was replaced meanwhile.
+            LimitExceeded: The disk of temporary files is full.
         """
         file = tempfile.TemporaryFile(prefix="penstock-", suffix=".pstk")  # noqa: SIM115 - handed on
         try:
-            self._download(info, file)
+            name = f"{info.run}/{info.step}"
+            with full_disk_named(f"fetching {name} to {tempfile.gettempdir()}"):
+                self._download(info, file)
         except BaseException:
             file.close()
             raise

@@ -242,7 +242,7 @@ def check_magic(head: bytes) -> None:
 
 
 class _NamedFile(AbstractContextManager[None]):
-    """Puts the file's name in front of an error's message."""
+    """Puts the file's name in front of an error's message, and behind it what helps."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -254,7 +254,8 @@ class _NamedFile(AbstractContextManager[None]):
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, PenstockError) and not error.metadata.get("file"):
-            error.message = f"{self._name}: {error.message}"
+            remedy = ": use another copy or another step" if isinstance(error, Corrupt) else ""
+            error.message = f"{self._name}: {error.message}{remedy}"
             error.args = (error.message,)
             error.metadata["file"] = self._name
 

@@ -17,6 +17,7 @@ from penstock.container.limits import CHUNK_SIZE_BYTES, Limits
 from penstock.container.tensors import Storage, StorageTable, TensorEntry
 from penstock.container.torch_bridge import loaded_torch
 from penstock.container.tree import encode_tree
+from penstock.disk import full_disk_named
 from penstock.errors import LimitExceeded
 
 __all__ = ["Flattened", "Written", "flatten", "write", "write_file"]
@@ -153,12 +154,13 @@ def write_file(
     """Write a state to ``path``; the file appears there whole and synced, or not at all.
 
     Raises:
-        InvalidInput, LimitExceeded, Unsupported, OSError: As ``write``.
+        InvalidInput, LimitExceeded, Unsupported, OSError: As ``write``; LimitExceeded also when
+            the disk is full.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with full_disk_named(f"writing {path}"), part.open("wb") as file:
             written = write(state, file, compress=compress, meta=meta, limits=limits)
             file.flush()
             os.fsync(file.fileno())

@@ -93,7 +93,7 @@ def start(name: str, settings: ServerSettings, register: Register) -> RunningSer
         register: Adds the service's own servicers.
 
     Raises:
-        Unavailable: The port is taken.
+        Unavailable: A port is taken, or the host is no address of this machine.
     """
     server = grpc.server(
         futures.ThreadPoolExecutor(settings.workers, thread_name_prefix=name),
@@ -111,13 +111,20 @@ def start(name: str, settings: ServerSettings, register: Register) -> RunningSer
         port = server.add_insecure_port(f"{settings.host}:{settings.port}")
     except RuntimeError as error:
         raise Unavailable(
-            f"{name} cannot listen on {settings.host}:{settings.port}: {error}: is another "
-            "server running there? Choose another --port.",
+            f"{name} cannot listen on {settings.host}:{settings.port}: another server runs there, "
+            "or this machine has no such address: choose another --port, or --host",
             reason="PORT_TAKEN",
         ) from error
     metrics = None
     if settings.metrics_port:
-        metrics = start_http_server(settings.metrics_port, addr=settings.host)
+        try:
+            metrics = start_http_server(settings.metrics_port, addr=settings.host)
+        except OSError as error:
+            raise Unavailable(
+                f"{name} cannot serve metrics on {settings.host}:{settings.metrics_port} "
+                f"({error.strerror}): choose another --metrics-port",
+                reason="PORT_TAKEN",
+            ) from error
     server.start()
     for service in ("", *services):
         health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from penstock.disk import is_disk_full
 from penstock.errors import (
     Internal,
     InvalidInput,
@@ -26,7 +25,7 @@ def as_penstock_error(error: Exception) -> PenstockError:
     """The error a client is told; what is not Penstock's own becomes Internal, without details."""
     if isinstance(error, PenstockError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return LimitExceeded("the server's disk is full: free space there", reason="DISK_FULL")
     return Internal(f"the server failed ({type(error).__name__}): its log has the traceback")
 
