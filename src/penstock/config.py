@@ -59,18 +59,17 @@ class Settings(BaseSettings):
 
 
 def _read_yaml(settings: type[Settings], path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise InvalidInput(f"settings file {path} does not exist", field="config")
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise InvalidInput(f"settings file {path} {what}", field="config")
     try:
         return YamlConfigSettingsSource(settings, yaml_file=path)()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"settings file {path} cannot be read: {error}", field="config") from (
-            error
-        )
-    except (YAMLError, ValueError, TypeError) as error:
-        where = " ".join(str(error).split())
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise InvalidInput(f"settings file {path} cannot be read: {why}", field="config") from error
+    except (ValueError, TypeError) as error:
         raise InvalidInput(
-            f"settings file {path} is no YAML of the form 'setting: value': {where}",
+            f"settings file {path} holds no settings: write lines of the form 'port: 50051'",
             field="config",
         ) from error
 

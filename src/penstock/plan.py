@@ -8,8 +8,10 @@ domains", CT-RSA 2002): exact, any size, no memory. The position of a run is one
 
 from __future__ import annotations
 
+import operator
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from numbers import Real
+from typing import Any, Literal, SupportsIndex, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ Split = Literal["train", "val", "all"]
 Sampling = Literal["uniform", "epoch"]
 
 _MAX_BATCH = 65_536
+_INTEGERS = ("seed", "batch_size", "num_traj", "rank", "world")
 _ROUNDS = 6
 _U64 = np.uint64
 _LOW32 = _U64(0xFFFFFFFF)
@@ -54,6 +57,11 @@ class Plan:
     world: int = 1
 
     def __post_init__(self) -> None:
+        for name in _INTEGERS:
+            self._make_integer(name)
+        _require(
+            isinstance(self.train_fraction, Real), "train_fraction", self.train_fraction, "a number"
+        )
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2**63 - 1")
         _require(
             1 <= self.batch_size <= _MAX_BATCH,
@@ -83,12 +91,20 @@ class Plan:
         _require(self.world >= 1, "world", self.world, "at least 1")
         _require(0 <= self.rank < self.world, "rank", self.rank, f"from 0 to {self.world - 1}")
 
+    def _make_integer(self, name: str) -> None:
+        """Have NumPy's integers as Python's, so that a plan can be stored; refuse what is none."""
+        value: object = getattr(self, name)
+        if value is None and name == "num_traj":
+            return
+        _require(isinstance(value, SupportsIndex), name, value, "an integer")
+        object.__setattr__(self, name, operator.index(cast("SupportsIndex", value)))
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Build a plan from a mapping.
 
         Raises:
-            InvalidInput: A field is unknown or out of range.
+            InvalidInput: A field is unknown, of another type, or out of range.
         """
         known = {item.name for item in fields(cls)}
         for name, value in values.items():

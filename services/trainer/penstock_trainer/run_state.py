@@ -202,11 +202,14 @@ def write_model(path: Path, state: dict[str, Any]) -> None:
         LimitExceeded: The disk is full.
     """
     part = path.with_name(f"{path.name}.part")
-    with full_disk_named(f"writing {path}"), part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with full_disk_named(f"writing {path}"), part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -44,6 +44,12 @@ def _translate(error: Any, target: object) -> PenstockError:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _BUSY in message:
             # gRPC itself turned the call away before any handler saw it: a retry is safe and helps.
             return Unavailable(f"{target} answers as many calls as it takes", reason="BUSY")
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            # gRPC's own answer: no service of that name is there.
+            message = (
+                f"{target} does not offer this call: is it another service, or an older one? See "
+                f"penstock status {target}"
+            )
         return kind(message)
     translated = kind(message)
     translated.message = status.message

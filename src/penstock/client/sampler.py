@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -31,6 +32,8 @@ from penstock.v1 import sampler_pb2 as pb
 from penstock.v1.sampler_pb2_grpc import SamplerServiceStub
 
 __all__ = ["RemoteSampler", "SamplerClient", "TransferStatistics", "open_sampler"]
+
+log = logging.getLogger(__name__)
 
 CALLS_IN_FLIGHT = 4
 _MIN_IDS_PER_CALL = 8
@@ -90,7 +93,15 @@ class SamplerClient:
     def view(self, plan: Plan) -> PlanView:
         """The plan over this dataset: its transitions, episodes and steps per epoch."""
         if plan not in self._views:
-            self._views[plan] = PlanView(plan, self.episodes)
+            view = self._views[plan] = PlanView(plan, self.episodes)
+            if plan.batch_size > view.transitions:
+                log.warning(
+                    "batch_size %d is larger than the split %r with %d transitions: drawn with "
+                    "replacement, every batch repeats some",
+                    plan.batch_size,
+                    plan.split,
+                    view.transitions,
+                )
         return self._views[plan]
 
     def sample(self, plan: Plan, step: int) -> Batch:
