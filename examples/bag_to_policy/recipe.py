@@ -61,6 +61,7 @@ class Recipe:
                 "expectile": 0.9,
                 "kl_beta": 1.0,
                 "zmax": 2.0,
+                "lr_decay_from": 0.66,
             }
         return options
 

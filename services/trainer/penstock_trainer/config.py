@@ -73,6 +73,13 @@ class TrainSettings(Settings):
     )
     zmax: float = Field(2.0, gt=0, description="Bound of the policy's latent actions.")
     lr: float = Field(2e-4, gt=0, description="Learning rate of every optimiser.")
+    lr_decay_from: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the run after which the learning rate falls linearly to zero; 1 "
+        "keeps it. Steadies the last policies.",
+    )
     reward_scale: float = Field(1.0, gt=0, description="What recorded rewards are multiplied by.")
 
     obs_feature_dim: int = Field(256, ge=1, le=65536, description="Width of the fused features.")
@@ -141,6 +148,13 @@ class TrainSettings(Settings):
             except InvalidInput as error:
                 raise ValueError(error.message) from error
         return value
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of the update that makes step ``step + 1``."""
+        decay_from = self.lr_decay_from * self.max_timesteps
+        if step < decay_from:
+            return self.lr
+        return self.lr * (self.max_timesteps - step) / max(1.0, self.max_timesteps - decay_from)
 
     @property
     def run_dir(self) -> Path:

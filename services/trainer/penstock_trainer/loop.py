@@ -112,6 +112,8 @@ def _steps(
     batches = run.sampler.batches(run.plan, at.step, stop_step=end, prefetch=settings.prefetch)
     for batch in batches:
         transitions = Transitions.from_batch(batch, run.normaliser, run.device)
+        if settings.lr_decay_from < 1:
+            run.algorithm.set_learning_rate(settings.lr_at(at.step))
         averages.add(run.algorithm.update(transitions))
         at.step += 1
         last, stopping = at.step == end, stop.is_set()
