@@ -113,7 +113,9 @@ def main(
     LAPO, and measures the policies. Exits with 0 if LAPO is clearly better than both the recording
     and behaviour cloning, else with 1.
     """
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    # SIGINT too: a shell without job control starts what is in the background with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _as_interrupt)
     # The networks are small: one thread is faster than two.
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
