@@ -4,7 +4,8 @@
 set -eu
 
 BASE_IMAGE=${PENSTOCK_BASE_IMAGE:-python:3.11-slim-bookworm}
-DEBIAN_MIRROR=${PENSTOCK_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Empty: debootstrap's own default.
+DEBIAN_MIRROR=${PENSTOCK_DEBIAN_MIRROR:-}
 ENGINE_LOG=${PENSTOCK_ENGINE_LOG:-/var/log/penstock-dockerd.log}
 ENGINE_PID=/run/penstock-dockerd.pid
 # What the base image needs beyond a minimal Debian to match the official Python image.
@@ -129,9 +130,9 @@ make_base() {
     # shellcheck disable=SC2064 # the folder of now is meant
     trap "as_root rm -rf '$root' '$root.log'" EXIT
     if ! as_root sh -c "debootstrap --variant=minbase --include='$BASE_PACKAGES' \
-        bookworm '$root' '$DEBIAN_MIRROR' >'$root.log' 2>&1"; then
+        bookworm '$root' $DEBIAN_MIRROR >'$root.log' 2>&1"; then
         as_root tail -n 20 "$root.log" >&2
-        die "debootstrap failed: the end of its log is above (mirror: $DEBIAN_MIRROR)"
+        die "debootstrap failed: the end of its log is above (mirror: ${DEBIAN_MIRROR:-its default})"
     fi
     # Builds trust what this machine trusts, so that they work behind the same gateway.
     as_root cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
