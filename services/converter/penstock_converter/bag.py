@@ -26,6 +26,8 @@ __all__ = ["STORAGE_SUFFIXES", "Bag", "RawMessage", "open_bag", "storage_files"]
 
 STORAGE_SUFFIXES = (".bag", ".mcap", ".db3")
 _IDL_SEPARATOR = "=" * 80 + "\n"
+_UNFINISHED = ("not indexed", "index looks damaged", "end magic", "Invalid argument")
+"""What rosbags says of recordings whose recorder was stopped before it wrote their end."""
 
 
 class RawMessage(NamedTuple):
@@ -204,7 +206,7 @@ def open_bag(path: Path) -> Generator[Bag]:
             raise
         except Exception as error:  # the many ways in which damaged bytes make parsers fail
             raise DataFault(
-                f"{path}: cannot be opened as a recording: {_short(error)}{_advice(path, error)}",
+                f"{path}: cannot be opened as a recording: {_short(error)}.{_advice(path, error)}",
                 reason="BAG_UNREADABLE",
                 metadata={"bag": str(path)},
             ) from error
@@ -271,13 +273,14 @@ def _advice(path: Path, error: Exception) -> str:
     text = str(error)
     if "seems to be empty" in text or (path.is_file() and path.stat().st_size == 0):
         return " Nothing was recorded."
-    if "not indexed" in text or "end magic" in text or "Invalid argument" in text:
+    if any(words in text for words in _UNFINISHED):
         fix = "rosbag reindex" if path.suffix == ".bag" else "mcap recover"
         return f" The recorder did not finish it: repair a copy with `{fix}`."
-    return ""
+    return " It is damaged, or no recording of that kind: copy or record it again."
 
 
 def _short(error: Exception) -> str:
-    """First line of an error, at most 200 characters."""
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    """First line of an error, at most 200 characters, without its full stop."""
+    # Some errors of rosbags hold a tuple where others hold a text.
+    lines = str(error).replace("('", "").replace("',)", "").splitlines()
+    return lines[0][:200].removesuffix(".") if lines else type(error).__name__

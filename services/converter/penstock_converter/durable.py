@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
-__all__ = ["is_disk_full", "replace_synced", "sync_folder", "sync_tree"]
+__all__ = ["replace_synced", "sync_folder", "sync_tree"]
 
 
 def replace_synced(temporary: Path, final: Path) -> None:
@@ -26,15 +25,6 @@ def sync_tree(folder: Path) -> None:
         for name in names:
             _sync(Path(parent) / name)
         _sync(Path(parent))
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether ``error`` comes from a full disk or quota, whichever library raised it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # HDF5 keeps the number inside its message.
-    text = str(error)
-    return f"errno = {errno.ENOSPC}," in text or os.strerror(errno.ENOSPC) in text
 
 
 def _sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import structlog
 
+from penstock.disk import is_disk_full
 from penstock.errors import (
     Cancelled,
     LimitExceeded,
@@ -19,7 +20,6 @@ from penstock.errors import (
     PenstockError,
 )
 from penstock_converter.discovery import bag_files
-from penstock_converter.durable import is_disk_full
 from penstock_converter.episode import EpisodeSink, convert_episode
 from penstock_converter.frames import Frames
 from penstock_converter.hdf5 import Hdf5Episode
@@ -66,8 +66,9 @@ def run_job(
         raise
     except Exception as error:
         if is_disk_full(error):
+            folders = " or ".join(str(folder) for folder in (job.out, job.hdf5) if folder)
             raise LimitExceeded(
-                f"{job.out}: the disk is full: free space there and start again; nothing was "
+                f"{folders}: the disk is full: free space there and start again; nothing was "
                 "published",
                 reason="DISK_FULL",
             ) from error

@@ -218,7 +218,8 @@ def parse_mapping(text: str, overrides: Iterable[str] = (), *, source: str = "ma
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidInput(f"{source} is not YAML: {error}", field="mapping") from error
+        why = " ".join(str(error).replace("<unicode string>", source).split())
+        raise InvalidInput(f"{source} is not YAML: {why}", field="mapping") from error
     if not isinstance(content, dict):
         raise InvalidInput(
             f"{source} holds a {type(content).__name__}: expected keys such as fps and features",

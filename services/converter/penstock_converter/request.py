@@ -76,7 +76,7 @@ def existing_outcome(job: Job) -> Outcome | None:
         if outcome is not None and outcome.fingerprint != wanted and not job.overwrite:
             raise AlreadyExists(
                 f"{folder}: holds a dataset of other recordings or another mapping: choose "
-                "another folder, or allow overwriting it",
+                "another folder, or ask for it to be replaced (--overwrite)",
                 reason="OUTPUT_DIFFERS",
             )
     first = found[0]

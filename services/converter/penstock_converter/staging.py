@@ -9,8 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from penstock.disk import is_disk_full
 from penstock.errors import Conflict, InvalidInput, LimitExceeded
-from penstock_converter.durable import is_disk_full, sync_folder, sync_tree
+from penstock_converter.durable import sync_folder, sync_tree
 
 __all__ = ["publish", "staging_folder"]
 
