@@ -114,7 +114,8 @@ def main(
     and behaviour cloning, else with 1.
     """
     # SIGINT too: a shell without job control starts what is in the background with it ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGHUP too: it comes when the terminal is closed.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _as_interrupt)
     # The networks are small: one thread is faster than two.
     torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,7 +66,7 @@ class Processes:
         """Run a command to its end, on this terminal, and return its exit code."""
         # A group of its own, so that stopping it reaches its children too.
         with subprocess.Popen(  # noqa: S603 - the demo's own command
-            command, stdin=subprocess.DEVNULL, start_new_session=True
+            _mortal(command), stdin=subprocess.DEVNULL, start_new_session=True
         ) as process:
             self._foreground = process
             try:
@@ -145,12 +146,18 @@ def free_ports(names: Sequence[str]) -> dict[str, int]:
 def _spawn(command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:
     with log_path.open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - the demo's own command
-            command,
+            _mortal(command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def _mortal(command: Sequence[str]) -> list[str]:
+    """The command, told to end when this process is killed and can tell nobody any more."""
+    setpriv = shutil.which("setpriv")  # of util-linux; elsewhere such a service has to be ended
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else [*command]
 
 
 def _stop_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

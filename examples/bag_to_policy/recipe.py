@@ -42,7 +42,7 @@ class Recipe:
     def training_options(self, algorithm: str) -> dict[str, object]:
         """Options of the trainer for ``bc`` or ``lapo``."""
         steps = {"bc": self.bc_steps, "lapo": self.lapo_steps}[algorithm]
-        every = max(1, steps // self.checkpoints)
+        every = -(-steps // self.checkpoints)
         options: dict[str, object] = {
             "algo": algorithm,
             "batch_size": _BATCH_SIZE,

@@ -74,6 +74,25 @@ def test_an_interrupted_demo_leaves_no_process(
     assert demo.returncode != 0
 
 
+def test_a_demo_that_is_killed_takes_its_services_along(tmp_path: Path, service: Path) -> None:
+    script = tmp_path / "demo.py"
+    script.write_text(DEMO)
+    command = [sys.executable, script, service, tmp_path / "logs", str(free_port())]
+    environment = {**os.environ, "PYTHONPATH": "examples"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as demo:
+        assert demo.stdout is not None
+        assert demo.stdout.readline() == b"ready\n"
+        assert demo.stdout.readline() == b"running\n"
+        own = psutil.Process(demo.pid).children()
+        foreign = [child for process in own for child in process.children()]
+        assert len(own) == 2
+        demo.kill()
+        _, left = psutil.wait_procs(own, timeout=20)
+        for process in foreign:
+            process.kill()
+        assert left == []
+
+
 def test_a_service_that_is_killed_is_started_again(tmp_path: Path, service: Path) -> None:
     port, said, restarted = free_port(), [], threading.Event()
 
