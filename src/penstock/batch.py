@@ -97,13 +97,16 @@ class Batch:
 
     @property
     def images(self) -> dict[str, NDArray[np.uint8]]:
-        """Current image of each camera, views ``(B, H, W, 3) uint8``."""
-        return {name: self.frames[:, 0, index] for index, name in enumerate(self.cameras)}
+        """Current image of each camera, views ``(B, H, W, 3) uint8``.
+
+        Asking for a camera that is not there raises InvalidInput, which names those that are.
+        """
+        return _ByCamera((name, self.frames[:, 0, i]) for i, name in enumerate(self.cameras))
 
     @property
     def next_images(self) -> dict[str, NDArray[np.uint8]]:
-        """Next image of each camera, views ``(B, H, W, 3) uint8``."""
-        return {name: self.frames[:, 1, index] for index, name in enumerate(self.cameras)}
+        """Next image of each camera, as :attr:`images`."""
+        return _ByCamera((name, self.frames[:, 1, i]) for i, name in enumerate(self.cameras))
 
     @property
     def columns(self) -> dict[str, NDArray[np.generic]]:
@@ -129,4 +132,12 @@ class Batch:
             self.terminal[part],
             self.cameras,
             self.step,
+        )
+
+
+class _ByCamera(dict[str, NDArray[np.uint8]]):
+    def __missing__(self, name: str) -> NDArray[np.uint8]:
+        known = ", ".join(self) or "none"
+        raise InvalidInput(
+            f"there is no camera {name!r} in this batch: its cameras are {known}", field="camera"
         )

@@ -153,6 +153,21 @@ def test_a_batch_larger_than_the_split_is_refused(sampler):
         sampler.sample(penstock.Plan(batch_size=72, split="all", sampling="epoch"), 0)
 
 
+def test_a_batch_that_must_repeat_itself_is_given_and_said(target, caplog):
+    with penstock.open_sampler(target, retry_s=5) as sampler:
+        batch = sampler.sample(penstock.Plan(batch_size=72, split="all"), 0)
+    assert len(set(batch.transition_ids.tolist())) < 72
+    assert "batch_size 72 is larger than the split 'all' with 71 transitions" in caplog.text
+
+
+def test_a_camera_that_is_not_there_is_answered_with_those_that_are(sampler):
+    batch = sampler.sample(penstock.Plan(batch_size=2), 0)
+    for images in (batch.images, batch.next_images):
+        with pytest.raises(InvalidInput, match=r"no camera 'wrist'.*left, right, global"):
+            images["wrist"]
+    assert batch.images.get("wrist") is None
+
+
 def test_pytorch_gets_the_same_batches_with_and_without_workers(target, sampler):
     torch_data = pytest.importorskip("torch.utils.data")
     from penstock.torch import BatchDataset

@@ -238,3 +238,9 @@ def test_store_is_set_up_by_one_opener_at_a_time(root):
         assert opener.is_alive()
     opener.join(60)
     opened[0].close()
+
+
+def test_root_that_is_a_file_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match=r"store .*/file: it is, or lies below, a file"):
+        Store(tmp_path / "file")

@@ -1,5 +1,7 @@
 """The checkpoints command, as it is typed."""
 
+import os
+
 import pytest
 import safetensors.torch
 import torch
@@ -7,6 +9,7 @@ from click.testing import CliRunner
 
 import penstock
 from penstock.cli import penstock as command
+from penstock.errors import LimitExceeded, NotFound
 
 
 @pytest.fixture
@@ -93,5 +96,35 @@ def test_rebuild_counts_what_it_found(penstock_command, target, tmp_path):
 @pytest.mark.parametrize(
     "name", ["list", "show", "get", "export", "convert", "save", "delete", "verify", "rebuild"]
 )
-def test_help_ends_with_an_example(penstock_command, name):
-    assert f"penstock checkpoints {name}" in penstock_command(name, "--help")
+def test_help_ends_with_an_example_on_a_line_of_its_own(penstock_command, name):
+    lines = penstock_command(name, "--help").splitlines()
+    assert any(line.startswith(f"    penstock checkpoints {name} ") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["a.pstk", "a.pt", "stored.pstk"])
+def test_a_full_disk_is_named_and_leaves_no_file(penstock_command, target, tmp_path, name):
+    """The file that is being written is a device that is always full."""
+    output = tmp_path / name
+    part = f".{name}.{os.getpid()}.part" if name == "a.pstk" else f".{name}.part"
+    (tmp_path / part).symlink_to("/dev/full")
+    torch.save({"w": torch.ones(100_000)}, tmp_path / "old.pt")
+    given = ("get", target, "arm") if name == "stored.pstk" else ("convert", tmp_path / "old.pt")
+    with pytest.raises(LimitExceeded, match=f"writing {output}: the disk is full"):
+        CliRunner().invoke(
+            command, ["checkpoints", *map(str, (*given, output))], catch_exceptions=False
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.pt", "store"]
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_is_read(penstock_command, tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "old.pt")
+    said = penstock_command("convert", tmp_path / "old.pt", tmp_path / "no" / "a.pstk", code=1)
+    assert f"there is no folder {tmp_path}/no" in said
+
+
+def test_reading_a_store_that_is_not_there_makes_none(tmp_path):
+    for arguments in (["list"], ["verify"], ["show", "arm"], ["delete", "arm", "1"]):
+        arguments.insert(1, f"file://{tmp_path}/typo")
+        with pytest.raises(NotFound, match=r"no checkpoint store .*/typo: name its directory"):
+            CliRunner().invoke(command, ["checkpoints", *arguments], catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []

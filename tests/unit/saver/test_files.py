@@ -119,3 +119,12 @@ def test_missing_file_and_missing_run_are_told(tmp_path):
         penstock.load_checkpoint(tmp_path / "nope.pt")
     with pytest.raises(InvalidInput, match="is a store: give the run"):
         penstock.load_checkpoint(tmp_path)
+
+
+def test_refused_pickle_says_what_it_holds(tmp_path):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pt")
+    with pytest.raises(DataFault, match=r"whole\.pt .* holds torch\.nn\.modules\.linear\.Linear"):
+        penstock.load_checkpoint(tmp_path / "whole.pt")
+    (tmp_path / "new.pt").write_bytes(pickle.dumps(Bomb(), protocol=4))
+    with pytest.raises(DataFault, match="not read, since that could run code"):
+        penstock.load_checkpoint(tmp_path / "new.pt")

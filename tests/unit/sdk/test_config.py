@@ -43,9 +43,28 @@ def test_a_bad_setting_is_named(tmp_path, text, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"arms: [5", r"robot\.yaml cannot be read: while parsing.*line 1"),
+        (b"\xff\xfe", r"robot\.yaml cannot be read: 'utf-8'"),
+        (b"- arms", r"robot\.yaml holds no settings: write lines of the form"),
+        (b"just a text", r"robot\.yaml holds no settings"),
+    ],
+)
+def test_a_broken_settings_file_is_one_line_that_names_it(tmp_path, content, said):
+    config = tmp_path / "robot.yaml"
+    config.write_bytes(content)
+    with pytest.raises(InvalidInput, match=said) as caught:
+        Robot.load(config)
+    assert "\n" not in caught.value.message
+
+
 def test_a_missing_settings_file_is_named(tmp_path):
-    with pytest.raises(InvalidInput, match="does not exist"):
+    with pytest.raises(InvalidInput, match=r"none\.yaml does not exist"):
         Robot.load(tmp_path / "none.yaml")
+    with pytest.raises(InvalidInput, match="is no file"):
+        Robot.load(tmp_path)
 
 
 def test_every_field_is_a_flag():

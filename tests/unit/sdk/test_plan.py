@@ -140,6 +140,10 @@ def test_empty_episodes_are_never_drawn():
         ({"world": 2, "rank": 2}, "plan.rank"),
         ({"seed": -1}, "plan.seed"),
         ({"colour": 1}, "plan.colour"),
+        ({"batch_size": "8"}, "plan.batch_size"),
+        ({"seed": 1.5}, "plan.seed"),
+        ({"num_traj": 2.5}, "plan.num_traj"),
+        ({"train_fraction": "half"}, "plan.train_fraction"),
     ],
 )
 def test_a_bad_field_is_named(change, field):
@@ -157,3 +161,14 @@ def test_an_epoch_batch_larger_than_the_split_is_refused():
 def test_a_split_without_episodes_is_refused():
     with pytest.raises(InvalidInput, match="split 'val' has no transitions"):
         PlanView(Plan(split="val", train_fraction=1.0), episode_table([10, 10]))
+
+
+def test_an_unknown_field_is_answered_with_the_known_ones():
+    with pytest.raises(InvalidInput, match="no 'batchsize': its fields are batch_size, num_traj"):
+        Plan.from_dict({"batchsize": 8})
+
+
+def test_numpy_integers_become_plain_ones():
+    plan = Plan(batch_size=np.int64(8), seed=np.uint8(3), num_traj=np.int32(2))
+    assert plan == Plan(batch_size=8, seed=3, num_traj=2)
+    assert {type(plan.batch_size), type(plan.seed), type(plan.num_traj)} == {int}

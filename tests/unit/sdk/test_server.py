@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from penstock import errors
+from penstock import errors, open_trainer
 from penstock.client.channel import open_channel, retrying
 from penstock.client.errors import translated_errors
 from penstock.client.health import check_health
@@ -129,6 +129,23 @@ def test_two_servers_never_share_a_port(serve):
     port = int(serve().address.rpartition(":")[2])
     with pytest.raises(errors.Unavailable, match="another"):
         serve(port=port)
+
+
+def test_a_metrics_port_that_is_taken_names_its_flag(serve):
+    port = int(serve().address.rpartition(":")[2])
+    with pytest.raises(errors.Unavailable, match=f"metrics on .*:{port}.*--metrics-port"):
+        serve(metrics_port=port)
+
+
+def test_another_service_at_the_address_is_said(serve):
+    server = serve()
+    with (
+        open_trainer(server.target) as trainer,
+        pytest.raises(
+            errors.Unsupported, match=f"{server.target} does not offer this call.*status"
+        ),
+    ):
+        trainer.list()
 
 
 def test_a_server_that_is_away_is_named():

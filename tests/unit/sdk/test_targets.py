@@ -29,6 +29,8 @@ def test_targets_are_read(text, scheme, locations, options):
         ("grpc://host", "'host' is not host:port"),
         ("grpc://host:99999", "'host:99999' is not host:port"),
         ("grpc://host:1?colour=red", "unknown option 'colour'"),
+        ("grpc:/host:1", "two slashes follow the scheme"),
+        ("grpc:host:1", "two slashes follow the scheme"),
     ],
 )
 def test_a_bad_target_says_what_is_wrong(text, said):

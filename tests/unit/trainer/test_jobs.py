@@ -11,7 +11,7 @@ from penstock_trainer.jobs import JobQueue
 from penstock_trainer.loop import RunResult
 from penstock_trainer.reports import Progress
 
-from penstock.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
+from penstock.errors import AlreadyExists, InvalidInput, LimitExceeded, NotFound, Unavailable
 
 WAIT_S = 20.0
 
@@ -175,3 +175,36 @@ def test_names_are_checked(queue):
     for ask in (queue.get, queue.cancel):
         with pytest.raises(NotFound, match="unheard"):
             ask("unheard")
+
+
+def fill_disk_for(folder, exp_id):
+    """The next file of the job goes to a device that is always full."""
+    part = folder / f".{exp_id}.json.part"
+    part.symlink_to("/dev/full")
+    return part
+
+
+def test_full_disk_refuses_a_new_training_and_takes_it_when_there_is_room(
+    queue, trainings, tmp_path
+):
+    part = fill_disk_for(tmp_path, "a")
+    with pytest.raises(LimitExceeded, match=f"training a in {tmp_path}: the disk is full"):
+        queue.submit("a", {}, 10)
+    assert queue.list() == []
+    part.unlink()
+    trainings.go_on.release()
+    queue.submit("a", {}, 10)
+    reach(queue, "a", "succeeded")
+
+
+def test_full_disk_ends_neither_the_running_training_nor_the_next(queue, trainings, tmp_path):
+    queue.submit("a", {}, 10)
+    queue.submit("b", {}, 10)
+    reach(queue, "a", "running")
+    fill_disk_for(tmp_path, "a")
+    trainings.go_on.release(2)
+    reach(queue, "a", "succeeded")
+    reach(queue, "b", "succeeded")
+    # what a restart would find: a goes on from its last checkpoint, b is done
+    states = [json.loads((tmp_path / f"{name}.json").read_text())["state"] for name in "ab"]
+    assert states == ["running", "succeeded"]

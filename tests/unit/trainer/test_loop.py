@@ -13,7 +13,14 @@ from penstock_trainer.loop import train
 from penstock_trainer.policy import Policy
 
 from penstock import load_checkpoint, open_checkpoints, open_sampler
-from penstock.errors import AlreadyExists, DataFault, InvalidInput, NotFound
+from penstock.errors import (
+    AlreadyExists,
+    Corrupt,
+    DataFault,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+)
 
 
 def rows(result):
@@ -166,6 +173,24 @@ def test_missing_data_and_empty_target_are_named(settings, tmp_path):
         train(settings(hdf5_path=""))
     with pytest.raises(NotFound):
         train(settings(hdf5_path=f"file://{tmp_path}/nothing/*.hdf5"))
+
+
+def test_what_load_model_names_is_told_when_it_is_none(settings, tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "other.pt")
+    with pytest.raises(Corrupt, match=r"load_model .*other\.pt is no checkpoint of a training run"):
+        train(settings(load_model=str(tmp_path / "other.pt")))
+    with pytest.raises(NotFound, match=r"load_model is 'gone\.pstk': no file.*store is empty"):
+        train(settings(load_model="gone.pstk"))
+
+
+@pytest.mark.parametrize("name", ["progress.csv", "params.json", "model_final"])
+def test_full_disk_of_the_results_is_named(settings, name):
+    """The file that is being written is a device that is always full."""
+    chosen = settings(max_timesteps=2)
+    chosen.run_dir.mkdir(parents=True)
+    (chosen.run_dir / f"{name}.part").symlink_to("/dev/full")
+    with pytest.raises(LimitExceeded, match=rf"writing .*{chosen.run_dir}.*: the disk is full"):
+        train(chosen)
 
 
 def test_diverging_run_ends_with_an_error_that_says_so(settings):

@@ -11,7 +11,7 @@ from penstock_trainer.encoders import EncoderSpec, ObservationEncoder, SmallCnn,
 from penstock_trainer.networks import Actor, update_target
 from torch import nn
 
-from penstock.errors import DataFault, InvalidInput
+from penstock.errors import DataFault, InvalidInput, NotFound
 
 
 def frames(size: int, cameras: int, side: int) -> torch.Tensor:
@@ -140,3 +140,12 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path, encoder_
         encoder.load_pretrained(path)
     with pytest.raises(InvalidInput, match="encoder_weights"):
         ObservationEncoder(encoder_spec).load_pretrained(path)
+
+
+def test_weights_that_are_missing_or_a_pickle_are_refused(tmp_path: Path):
+    encoder = ObservationEncoder(EncoderSpec("resnet18-gn", ("a",), 32, 32, 3))
+    with pytest.raises(NotFound, match=r"no file .*gone\.pt"):
+        encoder.load_pretrained(tmp_path / "gone.pt")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pt")
+    with pytest.raises(DataFault, match=r"whole\.pt is a pickle that holds torch\.nn"):
+        encoder.load_pretrained(tmp_path / "whole.pt")
