@@ -114,9 +114,11 @@ def main(
     and behaviour cloning, else with 1.
     """
     # SIGINT too: a shell without job control starts what is in the background with it ignored.
-    # SIGHUP too: it comes when the terminal is closed.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _as_interrupt)
+    # A terminal that is closed ends the demo, unless it was started by nohup.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _as_interrupt)
     # The networks are small: one thread is faster than two.
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
