@@ -1,12 +1,25 @@
 """Fixtures that several test folders use."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
+import structlog
 from service_process import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A command that ran in this process set up logging to a stream that ends with its test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def configure_logging(level: str = "info", form: str = "auto") -> None:
         processors=[*shared, *tail],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        # Not cached: a logger would keep the stream of its first line, even one since closed.
+        cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
