@@ -15,6 +15,8 @@ from penstock.errors import InvalidInput, PenstockError, Unavailable, error_for_
 __all__ = ["translated_errors"]
 
 _BUSY = "Concurrent RPC limit exceeded"
+_OWN_CANCELS = ("Locally cancelled by application!", "Channel closed!")
+"""What gRPC says of a call that this side gave up."""
 
 
 @contextlib.contextmanager
@@ -44,6 +46,10 @@ def _translate(error: Any, target: object) -> PenstockError:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _BUSY in message:
             # gRPC itself turned the call away before any handler saw it: a retry is safe and helps.
             return Unavailable(f"{target} answers as many calls as it takes", reason="BUSY")
+        if code is grpc.StatusCode.CANCELLED and message not in _OWN_CANCELS:
+            # A server that is told to end cancels what it has not finished in time. No handler
+            # said so (it would have sent a status of ours), so another server may finish it.
+            return Unavailable(f"{target} is ending and gave up the call", reason="ENDING")
         if code is grpc.StatusCode.UNIMPLEMENTED:
             # gRPC's own answer: no service of that name is there.
             message = (

@@ -2,6 +2,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -226,3 +227,40 @@ def test_sigterm_lets_calls_in_flight_finish(unused_port):
     finally:
         process.kill()
         process.wait()
+
+
+def test_call_that_an_ending_server_gives_up_may_be_tried_elsewhere(serve):
+    """It arrives as a cancellation, which nobody on this side asked for."""
+    entered, ended = threading.Event(), threading.Event()
+
+    class Slow(sampler_pb2_grpc.SamplerServiceServicer):
+        def GetDataset(self, request, context):  # noqa: N802 - named by the proto
+            entered.set()
+            ended.wait(30)
+            return pb.GetDatasetResponse()
+
+    def register(server):
+        sampler_pb2_grpc.add_SamplerServiceServicer_to_server(Slow(), server)
+        return ["penstock.v1.SamplerService"]
+
+    running = start("sampler", ServerSettings(), register)
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(call, running.target, stream=False)
+        entered.wait(30)
+        stopped = pool.submit(running.stop, drain_s=0)
+        try:
+            with pytest.raises(errors.Unavailable):
+                answer.result()
+        finally:
+            ended.set()
+        stopped.result()
+
+
+def test_cancellation_of_our_own_is_no_reason_to_try_again(serve):
+    running = serve()
+    with open_channel(Target.parse(running.target)) as channel:
+        stub = sampler_pb2_grpc.SamplerServiceStub(channel)
+        stream = stub.ListEpisodes(pb.ListEpisodesRequest())
+        stream.cancel()
+        with pytest.raises(errors.Cancelled), translated_errors(running.target):
+            list(stream)
