@@ -20,6 +20,7 @@ class Sampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SAMPLING_UNSPECIFIED: _ClassVar[Sampling]
     SAMPLING_UNIFORM: _ClassVar[Sampling]
     SAMPLING_EPOCH: _ClassVar[Sampling]
+    SAMPLING_WEIGHTED: _ClassVar[Sampling]
 SPLIT_UNSPECIFIED: Split
 SPLIT_TRAIN: Split
 SPLIT_VAL: Split
@@ -27,18 +28,23 @@ SPLIT_ALL: Split
 SAMPLING_UNSPECIFIED: Sampling
 SAMPLING_UNIFORM: Sampling
 SAMPLING_EPOCH: Sampling
+SAMPLING_WEIGHTED: Sampling
 
 class GetDatasetRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetDatasetResponse(_message.Message):
-    __slots__ = ("dataset", "limits")
+    __slots__ = ("dataset", "limits", "replica_id", "local_socket")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_SOCKET_FIELD_NUMBER: _ClassVar[int]
     dataset: DatasetInfo
     limits: ServerLimits
-    def __init__(self, dataset: _Optional[_Union[DatasetInfo, _Mapping]] = ..., limits: _Optional[_Union[ServerLimits, _Mapping]] = ...) -> None: ...
+    replica_id: int
+    local_socket: str
+    def __init__(self, dataset: _Optional[_Union[DatasetInfo, _Mapping]] = ..., limits: _Optional[_Union[ServerLimits, _Mapping]] = ..., replica_id: _Optional[int] = ..., local_socket: _Optional[str] = ...) -> None: ...
 
 class DatasetInfo(_message.Message):
     __slots__ = ("version", "cameras", "joint_dim", "action_dim", "transitions", "episodes", "files", "refused", "dropped_rows", "statistics", "codecs")
@@ -86,16 +92,49 @@ class Camera(_message.Message):
     def __init__(self, name: _Optional[str] = ..., height_px: _Optional[int] = ..., width_px: _Optional[int] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class DataFile(_message.Message):
-    __slots__ = ("file_id", "size_bytes", "rows", "held")
+    __slots__ = ("file_id", "size_bytes", "rows", "held", "digest", "transitions", "dropped_rows", "moments", "cameras", "episodes")
+    class MomentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ColumnMoments
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ColumnMoments, _Mapping]] = ...) -> None: ...
     FILE_ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    CAMERAS_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
     file_id: str
     size_bytes: int
     rows: int
     held: bool
-    def __init__(self, file_id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., rows: _Optional[int] = ..., held: bool = ...) -> None: ...
+    digest: bytes
+    transitions: int
+    dropped_rows: int
+    moments: _containers.MessageMap[str, ColumnMoments]
+    cameras: _containers.RepeatedCompositeFieldContainer[Camera]
+    episodes: int
+    def __init__(self, file_id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., rows: _Optional[int] = ..., held: bool = ..., digest: _Optional[bytes] = ..., transitions: _Optional[int] = ..., dropped_rows: _Optional[int] = ..., moments: _Optional[_Mapping[str, ColumnMoments]] = ..., cameras: _Optional[_Iterable[_Union[Camera, _Mapping]]] = ..., episodes: _Optional[int] = ...) -> None: ...
+
+class ColumnMoments(_message.Message):
+    __slots__ = ("count", "mean", "squares", "min", "max")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    mean: _containers.RepeatedScalarFieldContainer[float]
+    squares: _containers.RepeatedScalarFieldContainer[float]
+    min: _containers.RepeatedScalarFieldContainer[float]
+    max: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, count: _Optional[int] = ..., mean: _Optional[_Iterable[float]] = ..., squares: _Optional[_Iterable[float]] = ..., min: _Optional[_Iterable[float]] = ..., max: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class RefusedFile(_message.Message):
     __slots__ = ("file_id", "reason", "message")
@@ -133,6 +172,18 @@ class ServerLimits(_message.Message):
     target_part_bytes: int
     def __init__(self, max_ids_per_fetch: _Optional[int] = ..., max_image_side_px: _Optional[int] = ..., max_calls_in_flight: _Optional[int] = ..., target_part_bytes: _Optional[int] = ...) -> None: ...
 
+class ListFilesRequest(_message.Message):
+    __slots__ = ("dataset_version",)
+    DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
+    dataset_version: str
+    def __init__(self, dataset_version: _Optional[str] = ...) -> None: ...
+
+class ListFilesResponse(_message.Message):
+    __slots__ = ("files",)
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    files: _containers.RepeatedCompositeFieldContainer[DataFile]
+    def __init__(self, files: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ...) -> None: ...
+
 class ListEpisodesRequest(_message.Message):
     __slots__ = ("dataset_version",)
     DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -160,7 +211,7 @@ class EpisodeColumns(_message.Message):
     def __init__(self, file: _Optional[_Iterable[int]] = ..., first_row: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., outcome: _Optional[bytes] = ..., split_key: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("seed", "batch_size", "split", "train_fraction", "sampling", "num_traj", "rank", "world")
+    __slots__ = ("seed", "batch_size", "split", "train_fraction", "sampling", "num_traj", "rank", "world", "window", "mixture", "weight_column")
     SEED_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +220,9 @@ class Plan(_message.Message):
     NUM_TRAJ_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     WORLD_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    MIXTURE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_COLUMN_FIELD_NUMBER: _ClassVar[int]
     seed: int
     batch_size: int
     split: Split
@@ -177,7 +231,18 @@ class Plan(_message.Message):
     num_traj: int
     rank: int
     world: int
-    def __init__(self, seed: _Optional[int] = ..., batch_size: _Optional[int] = ..., split: _Optional[_Union[Split, str]] = ..., train_fraction: _Optional[float] = ..., sampling: _Optional[_Union[Sampling, str]] = ..., num_traj: _Optional[int] = ..., rank: _Optional[int] = ..., world: _Optional[int] = ...) -> None: ...
+    window: int
+    mixture: _containers.RepeatedCompositeFieldContainer[MixturePart]
+    weight_column: str
+    def __init__(self, seed: _Optional[int] = ..., batch_size: _Optional[int] = ..., split: _Optional[_Union[Split, str]] = ..., train_fraction: _Optional[float] = ..., sampling: _Optional[_Union[Sampling, str]] = ..., num_traj: _Optional[int] = ..., rank: _Optional[int] = ..., world: _Optional[int] = ..., window: _Optional[int] = ..., mixture: _Optional[_Iterable[_Union[MixturePart, _Mapping]]] = ..., weight_column: _Optional[str] = ...) -> None: ...
+
+class MixturePart(_message.Message):
+    __slots__ = ("files", "weight")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    files: str
+    weight: float
+    def __init__(self, files: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class FrameSpec(_message.Message):
     __slots__ = ("height_px", "width_px")
@@ -214,16 +279,18 @@ class SampleResponse(_message.Message):
     def __init__(self, step: _Optional[int] = ..., part: _Optional[_Union[BatchPart, _Mapping]] = ..., last_part: bool = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("dataset_version", "transition_ids", "frame_spec", "accepted_codecs")
+    __slots__ = ("dataset_version", "transition_ids", "frame_spec", "accepted_codecs", "without_frames")
     DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
     TRANSITION_IDS_FIELD_NUMBER: _ClassVar[int]
     FRAME_SPEC_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_CODECS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_FRAMES_FIELD_NUMBER: _ClassVar[int]
     dataset_version: str
     transition_ids: _containers.RepeatedScalarFieldContainer[int]
     frame_spec: FrameSpec
     accepted_codecs: _containers.RepeatedScalarFieldContainer[_tensor_pb2.Codec]
-    def __init__(self, dataset_version: _Optional[str] = ..., transition_ids: _Optional[_Iterable[int]] = ..., frame_spec: _Optional[_Union[FrameSpec, _Mapping]] = ..., accepted_codecs: _Optional[_Iterable[_Union[_tensor_pb2.Codec, str]]] = ...) -> None: ...
+    without_frames: bool
+    def __init__(self, dataset_version: _Optional[str] = ..., transition_ids: _Optional[_Iterable[int]] = ..., frame_spec: _Optional[_Union[FrameSpec, _Mapping]] = ..., accepted_codecs: _Optional[_Iterable[_Union[_tensor_pb2.Codec, str]]] = ..., without_frames: bool = ...) -> None: ...
 
 class FetchResponse(_message.Message):
     __slots__ = ("part",)
@@ -232,15 +299,101 @@ class FetchResponse(_message.Message):
     def __init__(self, part: _Optional[_Union[BatchPart, _Mapping]] = ...) -> None: ...
 
 class BatchPart(_message.Message):
-    __slots__ = ("first_row", "rows", "transition_ids", "frames", "columns")
+    __slots__ = ("first_row", "rows", "transition_ids", "observations", "columns")
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TRANSITION_IDS_FIELD_NUMBER: _ClassVar[int]
-    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     first_row: int
     rows: int
     transition_ids: _containers.RepeatedScalarFieldContainer[int]
-    frames: _tensor_pb2.Tensor
+    observations: Observations
     columns: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
-    def __init__(self, first_row: _Optional[int] = ..., rows: _Optional[int] = ..., transition_ids: _Optional[_Iterable[int]] = ..., frames: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., columns: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
+    def __init__(self, first_row: _Optional[int] = ..., rows: _Optional[int] = ..., transition_ids: _Optional[_Iterable[int]] = ..., observations: _Optional[_Union[Observations, _Mapping]] = ..., columns: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
+
+class Observations(_message.Message):
+    __slots__ = ("count", "codec", "height_px", "width_px", "image_bytes", "data", "current", "next")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    codec: _tensor_pb2.Codec
+    height_px: int
+    width_px: int
+    image_bytes: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    current: _containers.RepeatedScalarFieldContainer[int]
+    next: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, count: _Optional[int] = ..., codec: _Optional[_Union[_tensor_pb2.Codec, str]] = ..., height_px: _Optional[int] = ..., width_px: _Optional[int] = ..., image_bytes: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., current: _Optional[_Iterable[int]] = ..., next: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ListWeightsRequest(_message.Message):
+    __slots__ = ("dataset_version", "column")
+    DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    dataset_version: str
+    column: str
+    def __init__(self, dataset_version: _Optional[str] = ..., column: _Optional[str] = ...) -> None: ...
+
+class ListWeightsResponse(_message.Message):
+    __slots__ = ("first_transition", "weights")
+    FIRST_TRANSITION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    first_transition: int
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, first_transition: _Optional[int] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("replica_id", "dataset_version", "uptime_s", "calls_in_flight", "transitions_sent", "raw_bytes", "sent_bytes", "cache_hits", "cache_misses", "cache_rebuilds", "cache_evictions", "cache_bytes", "cache_limit_bytes", "cached_files", "files", "refused_files", "local_descriptors", "fetch_p50_s", "fetch_p99_s", "codec", "resident_bytes")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    CALLS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    TRANSITIONS_SENT_FIELD_NUMBER: _ClassVar[int]
+    RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_MISSES_FIELD_NUMBER: _ClassVar[int]
+    CACHE_REBUILDS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_EVICTIONS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CACHE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FILES_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FILES_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_DESCRIPTORS_FIELD_NUMBER: _ClassVar[int]
+    FETCH_P50_S_FIELD_NUMBER: _ClassVar[int]
+    FETCH_P99_S_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    replica_id: int
+    dataset_version: str
+    uptime_s: float
+    calls_in_flight: int
+    transitions_sent: int
+    raw_bytes: int
+    sent_bytes: int
+    cache_hits: int
+    cache_misses: int
+    cache_rebuilds: int
+    cache_evictions: int
+    cache_bytes: int
+    cache_limit_bytes: int
+    cached_files: int
+    files: int
+    refused_files: int
+    local_descriptors: int
+    fetch_p50_s: float
+    fetch_p99_s: float
+    codec: _tensor_pb2.Codec
+    resident_bytes: int
+    def __init__(self, replica_id: _Optional[int] = ..., dataset_version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., calls_in_flight: _Optional[int] = ..., transitions_sent: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., cache_hits: _Optional[int] = ..., cache_misses: _Optional[int] = ..., cache_rebuilds: _Optional[int] = ..., cache_evictions: _Optional[int] = ..., cache_bytes: _Optional[int] = ..., cache_limit_bytes: _Optional[int] = ..., cached_files: _Optional[int] = ..., files: _Optional[int] = ..., refused_files: _Optional[int] = ..., local_descriptors: _Optional[int] = ..., fetch_p50_s: _Optional[float] = ..., fetch_p99_s: _Optional[float] = ..., codec: _Optional[_Union[_tensor_pb2.Codec, str]] = ..., resident_bytes: _Optional[int] = ...) -> None: ...

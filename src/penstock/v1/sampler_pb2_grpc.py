@@ -41,6 +41,11 @@ class SamplerServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_sampler__pb2.GetDatasetRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_sampler__pb2.GetDatasetResponse.FromString,
                 _registered_method=True)
+        self.ListFiles = channel.unary_stream(
+                '/penstock.v1.SamplerService/ListFiles',
+                request_serializer=penstock_dot_v1_dot_sampler__pb2.ListFilesRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_sampler__pb2.ListFilesResponse.FromString,
+                _registered_method=True)
         self.ListEpisodes = channel.unary_stream(
                 '/penstock.v1.SamplerService/ListEpisodes',
                 request_serializer=penstock_dot_v1_dot_sampler__pb2.ListEpisodesRequest.SerializeToString,
@@ -56,6 +61,16 @@ class SamplerServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_sampler__pb2.FetchRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_sampler__pb2.FetchResponse.FromString,
                 _registered_method=True)
+        self.ListWeights = channel.unary_stream(
+                '/penstock.v1.SamplerService/ListWeights',
+                request_serializer=penstock_dot_v1_dot_sampler__pb2.ListWeightsRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_sampler__pb2.ListWeightsResponse.FromString,
+                _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/penstock.v1.SamplerService/GetStatus',
+                request_serializer=penstock_dot_v1_dot_sampler__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_sampler__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class SamplerServiceServicer(object):
@@ -68,6 +83,17 @@ class SamplerServiceServicer(object):
 
         Errors:
         FAILED_PRECONDITION: no file could be read; the message names the first reasons.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFiles(self, request, context):
+        """Streams the files that are served, by ascending file_id, in messages of at most 256 files, each
+        with its digest and moments. Clients of several replicas merge these lists into one dataset.
+
+        Errors:
+        ABORTED: `dataset_version` is given and is not the served one; call GetDataset again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +140,24 @@ class SamplerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWeights(self, request, context):
+        """Streams one weight per transition, in order of the ids, from the weight column of that name.
+
+        Errors:
+        NOT_FOUND: the dataset has no such column; names those it has.
+        ABORTED: `dataset_version` is not the served one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatus(self, request, context):
+        """What this replica has done since it started, and the state of its frame cache.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SamplerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +165,11 @@ def add_SamplerServiceServicer_to_server(servicer, server):
                     servicer.GetDataset,
                     request_deserializer=penstock_dot_v1_dot_sampler__pb2.GetDatasetRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_sampler__pb2.GetDatasetResponse.SerializeToString,
+            ),
+            'ListFiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListFiles,
+                    request_deserializer=penstock_dot_v1_dot_sampler__pb2.ListFilesRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_sampler__pb2.ListFilesResponse.SerializeToString,
             ),
             'ListEpisodes': grpc.unary_stream_rpc_method_handler(
                     servicer.ListEpisodes,
@@ -136,6 +185,16 @@ def add_SamplerServiceServicer_to_server(servicer, server):
                     servicer.Fetch,
                     request_deserializer=penstock_dot_v1_dot_sampler__pb2.FetchRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_sampler__pb2.FetchResponse.SerializeToString,
+            ),
+            'ListWeights': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListWeights,
+                    request_deserializer=penstock_dot_v1_dot_sampler__pb2.ListWeightsRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_sampler__pb2.ListWeightsResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=penstock_dot_v1_dot_sampler__pb2.GetStatusRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_sampler__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -167,6 +226,33 @@ class SamplerService(object):
             '/penstock.v1.SamplerService/GetDataset',
             penstock_dot_v1_dot_sampler__pb2.GetDatasetRequest.SerializeToString,
             penstock_dot_v1_dot_sampler__pb2.GetDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.v1.SamplerService/ListFiles',
+            penstock_dot_v1_dot_sampler__pb2.ListFilesRequest.SerializeToString,
+            penstock_dot_v1_dot_sampler__pb2.ListFilesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -248,6 +334,60 @@ class SamplerService(object):
             '/penstock.v1.SamplerService/Fetch',
             penstock_dot_v1_dot_sampler__pb2.FetchRequest.SerializeToString,
             penstock_dot_v1_dot_sampler__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.v1.SamplerService/ListWeights',
+            penstock_dot_v1_dot_sampler__pb2.ListWeightsRequest.SerializeToString,
+            penstock_dot_v1_dot_sampler__pb2.ListWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.SamplerService/GetStatus',
+            penstock_dot_v1_dot_sampler__pb2.GetStatusRequest.SerializeToString,
+            penstock_dot_v1_dot_sampler__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,6 +31,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_LZ4: _ClassVar[Codec]
     CODEC_BITPLANES: _ClassVar[Codec]
     CODEC_SHUFFLE_ZSTD: _ClassVar[Codec]
+    CODEC_BITPLANES_LZ4: _ClassVar[Codec]
 DTYPE_UNSPECIFIED: Dtype
 DTYPE_BOOL: Dtype
 DTYPE_UINT8: Dtype
@@ -50,6 +51,7 @@ CODEC_RAW: Codec
 CODEC_LZ4: Codec
 CODEC_BITPLANES: Codec
 CODEC_SHUFFLE_ZSTD: Codec
+CODEC_BITPLANES_LZ4: Codec
 
 class Tensor(_message.Message):
     __slots__ = ("name", "dtype", "shape", "codec", "raw_size_bytes", "data")
