@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from penstock.batch import Batch, FrameSpec
 from penstock.dataset import DatasetInfo, EpisodeTable
 from penstock.errors import Unsupported
+from penstock.observations import Observations
 from penstock.targets import Target
 
 if TYPE_CHECKING:
     from penstock.checkpoints import CheckpointInfo, RunInfo, UploadRequest, UploadState
     from penstock.container import Verified
 
-__all__ = ["CheckpointBackend", "SamplerBackend", "load_backend"]
+__all__ = ["CheckpointBackend", "ReplicaBackend", "SamplerBackend", "load_backend"]
 
 
 class SamplerBackend(Protocol):
@@ -33,6 +34,14 @@ class SamplerBackend(Protocol):
 
     def episodes(self) -> EpisodeTable:
         """All episodes."""
+        ...
+
+    def weights(self, column: str) -> NDArray[np.float32]:
+        """One weight per transition, ``(transitions,) float32``, finite and not negative.
+
+        Raises:
+            NotFound: There is no such weight column; names those there are.
+        """
         ...
 
     def read(self, ids: NDArray[np.int64], spec: FrameSpec, out: Batch) -> None:
@@ -51,6 +60,45 @@ class SamplerBackend(Protocol):
 
     def close(self) -> None:
         """Release files."""
+        ...
+
+
+class ReplicaBackend(SamplerBackend, Protocol):
+    """What a replica puts on the wire, besides; safe to call from several threads."""
+
+    def read_columns(self, ids: NDArray[np.int64], out: Batch) -> None:
+        """Fill everything of ``out`` but its frames.
+
+        Raises:
+            InvalidInput: An id is out of range.
+        """
+        ...
+
+    def read_observations(
+        self, ids: NDArray[np.int64], spec: FrameSpec, accepted: tuple[str, ...]
+    ) -> Observations:
+        """The frames of ``ids``, every observation once, encoded.
+
+        From the frame cache as they lie there when its codec is accepted; else read, resized and
+        encoded now, with the smallest of ``accepted`` that is worth its decoding.
+
+        Args:
+            ids: ``(n,) int64``; a server asks for about a message's worth at a time.
+            spec: Size of the images.
+            accepted: Codecs that the reader can decode.
+
+        Raises:
+            InvalidInput: An id is out of range.
+            DataFault: A file cannot be read any more; the message names it.
+        """
+        ...
+
+    def cached_frames(self, file_id: str, spec: FrameSpec) -> int | None:
+        """A descriptor of the cached frames of a file, which the caller closes; None without.
+
+        Raises:
+            NotFound: No such file is served.
+        """
         ...
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
+from penstock.moments import ColumnStatistics, Moments
+
 __all__ = [
+    "COLUMNS",
     "Camera",
     "ColumnStatistics",
     "DataFile",
@@ -17,7 +22,11 @@ __all__ = [
     "EpisodeTable",
     "Outcome",
     "RefusedFile",
+    "describe",
 ]
+
+COLUMNS = ("joint", "action", "reward")
+"""Columns that have statistics."""
 
 
 class Outcome(IntEnum):
@@ -42,24 +51,32 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class ColumnStatistics:
-    """Statistics of one column over all servable transitions, each array ``(D,) float32``."""
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    min: NDArray[np.float32]
-    max: NDArray[np.float32]
-    count: int
-
-
-@dataclass(frozen=True)
 class DataFile:
-    """One file of the dataset; ``file_id`` is the same on every replica that holds a copy."""
+    """One file of the dataset.
+
+    Attributes:
+        file_id: The same on every replica that holds a copy.
+        size_bytes: Size of the file.
+        rows: Rows of its action dataset.
+        held: Whether who describes it holds a copy.
+        digest: Hash of the content that batches depend on, 16 bytes; equal for copies.
+        transitions: Servable transitions.
+        episodes: Rows of the episode table.
+        dropped_rows: Rows without a next observation that are not terminal.
+        cameras: Size of each camera's images in this file.
+        moments: Keys ``joint``, ``action``, ``reward``; over the servable transitions.
+    """
 
     file_id: str
     size_bytes: int
     rows: int
     held: bool = True
+    digest: bytes = b""
+    transitions: int = 0
+    episodes: int = 0
+    dropped_rows: int = 0
+    cameras: tuple[Camera, ...] = ()
+    moments: Mapping[str, Moments] = field(default_factory=dict[str, Moments], compare=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,7 @@ class DatasetInfo:
     refused: tuple[RefusedFile, ...] = ()
     dropped_rows: int = 0
     statistics: Mapping[str, ColumnStatistics] = field(default_factory=dict)
-    codecs: tuple[str, ...] = ("raw", "lz4")
+    codecs: tuple[str, ...] = ("bitplanes_lz4", "bitplanes", "lz4", "raw")
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -134,3 +151,46 @@ class EpisodeTable:
         starts = np.zeros(len(self.length) + 1, np.int64)
         np.cumsum(self.length, out=starts[1:])
         return starts
+
+
+def describe(
+    files: Sequence[DataFile],
+    refused: Sequence[RefusedFile] = (),
+    *,
+    joint_dim: int,
+    action_dim: int,
+) -> DatasetInfo:
+    """The dataset that ``files`` make, the same wherever it is put together.
+
+    Args:
+        files: Ascending by id, each with digest, cameras and moments; at least one.
+        refused: Files that are not served.
+        joint_dim: Width of a joint vector.
+        action_dim: Width of an action vector.
+    """
+    version = xxhash.xxh3_128()
+    for file in files:
+        version.update(file.file_id.encode("utf-8", "surrogateescape") + b"\0" + file.digest)
+    widths = {"joint": joint_dim, "action": action_dim, "reward": 1}
+    moments = {name: Moments.empty(widths[name]) for name in COLUMNS}
+    for file in files:
+        for name in COLUMNS:
+            moments[name] = moments[name].merged(file.moments[name])
+    return DatasetInfo(
+        version=version.hexdigest(),
+        cameras=_usual_cameras(files),
+        joint_dim=joint_dim,
+        action_dim=action_dim,
+        transitions=sum(file.transitions for file in files),
+        episodes=sum(file.episodes for file in files),
+        files=tuple(files),
+        refused=tuple(refused),
+        dropped_rows=sum(file.dropped_rows for file in files),
+        statistics={name: column.statistics() for name, column in moments.items()},
+    )
+
+
+def _usual_cameras(files: Sequence[DataFile]) -> tuple[Camera, ...]:
+    """Each camera with the size that most files have; the first file decides a tie."""
+    columns = zip(*(file.cameras for file in files), strict=True)
+    return tuple(Counter(cameras).most_common(1)[0][0] for cameras in columns)

@@ -6,13 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.batch import Batch, FrameSpec
+from penstock.codecs import choose_codec, encode_images
 from penstock.dataset import DatasetInfo, EpisodeTable
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, NotFound
+from penstock.observations import Observations
 from penstock.targets import Target
 from penstock_sampler.discovery import find_files
 from penstock_sampler.files import OpenFiles
 from penstock_sampler.frames import FrameRequest, read_frames
-from penstock_sampler.index import DatasetIndex, build_index
+from penstock_sampler.index import DatasetIndex, Located, build_index
 from penstock_sampler.settings import DataSettings
 
 __all__ = ["Hdf5Backend", "open_backend"]
@@ -57,6 +59,14 @@ class Hdf5Backend:
         """All episodes."""
         return self._index.episodes
 
+    def weights(self, column: str) -> NDArray[np.float32]:
+        """One weight per transition.
+
+        Raises:
+            NotFound: There is no such weight column.
+        """
+        raise NotFound(f"weight column {column!r}: this dataset has none", reason="NO_WEIGHTS")
+
     def read(self, ids: NDArray[np.int64], spec: FrameSpec, out: Batch) -> None:
         """Fill ``out`` with the transitions ``ids``, row by row in that order.
 
@@ -64,14 +74,73 @@ class Hdf5Backend:
             InvalidInput: An id is out of range, or ``out`` was allocated for something else.
             DataFault: A file cannot be read any more; the message names it.
         """
-        index = self._index
-        expected = (len(ids), 2, len(index.info.cameras), *spec.resolve(index.info), 3)
+        info = self._index.info
+        expected = (len(ids), 2, len(info.cameras), *spec.resolve(info), 3)
         if out.frames.shape != expected:
             raise InvalidInput(
                 f"the batch holds frames {out.frames.shape}, these transitions need {expected}",
                 field="out",
             )
-        located = index.locate(ids)
+        located = self._index.locate(ids)
+        self._read_columns(ids, located, out)
+        if not info.cameras:
+            return
+        rows = np.arange(len(ids))
+        self._read_frames(
+            np.tile(located.file, 2),
+            np.concatenate([located.row, located.next_row]),
+            np.stack([np.tile(rows, 2), np.repeat([0, 1], len(rows))], axis=1),
+            out.frames,
+        )
+
+    def read_columns(self, ids: NDArray[np.int64], out: Batch) -> None:
+        """Fill everything of ``out`` but its frames.
+
+        Raises:
+            InvalidInput: An id is out of range.
+        """
+        self._read_columns(ids, self._index.locate(ids), out)
+
+    def read_observations(
+        self, ids: NDArray[np.int64], spec: FrameSpec, accepted: tuple[str, ...]
+    ) -> Observations:
+        """The frames of ``ids``, every observation once, encoded.
+
+        Raises:
+            InvalidInput: An id is out of range.
+            DataFault: A file cannot be read any more; the message names it.
+        """
+        info = self._index.info
+        located = self._index.locate(ids)
+        pairs = np.stack(
+            [np.tile(located.file, 2), np.concatenate([located.row, located.next_row])], axis=1
+        )
+        distinct, shown = np.unique(pairs, axis=0, return_inverse=True)
+        shown = shown.reshape(-1)
+        height, width = spec.resolve(info)
+        frames = np.empty((len(distinct), 1, len(info.cameras), height, width, 3), np.uint8)
+        places = np.stack([np.arange(len(distinct)), np.zeros(len(distinct), np.int64)], axis=1)
+        self._read_frames(distinct[:, 0], distinct[:, 1], places, frames)
+        images = frames.reshape(-1, height, width, 3)
+        codec = choose_codec(images, accepted)
+        data, image_bytes = encode_images(codec, images)
+        return Observations(
+            codec,
+            height,
+            width,
+            image_bytes.reshape(len(distinct), len(info.cameras)),
+            data,
+            shown[: len(ids)],
+            shown[len(ids) :],
+        )
+
+    def cached_frames(self, file_id: str, spec: FrameSpec) -> int | None:
+        """A descriptor of the cached frames of a file; None without."""
+        del file_id, spec
+        return None
+
+    def _read_columns(self, ids: NDArray[np.int64], located: Located, out: Batch) -> None:
+        index = self._index
         first_record = np.array([file.first_record for file in index.files], np.int64)
         base = first_record[located.file]
         records, following = index.scalars.read(base + located.row, base + located.next_row)
@@ -82,18 +151,20 @@ class Hdf5Backend:
         out.action[:] = records[:, joint_dim:-1]
         out.reward[:] = records[:, -1]
         out.terminal[:] = located.terminal
-        if not index.info.cameras:
-            return
-        for file in np.unique(located.file).tolist():
-            rows = np.flatnonzero(located.file == file)
-            entry = index.files[file]
-            request = FrameRequest(
-                entry.identity,
-                entry.examined.layout.images,
-                rows=np.concatenate([located.row[rows], located.next_row[rows]]),
-                places=np.stack([np.tile(rows, 2), np.repeat([0, 1], len(rows))], axis=1),
-            )
-            read_frames(request, self._files, out.frames)
+
+    def _read_frames(
+        self,
+        files: NDArray[np.int32],
+        rows: NDArray[np.int64],
+        places: NDArray[np.int64],
+        out: NDArray[np.uint8],
+    ) -> None:
+        for file in np.unique(files).tolist():
+            chosen = np.flatnonzero(files == file)
+            entry = self._index.files[file]
+            images = entry.examined.layout.images
+            request = FrameRequest(entry.identity, images, rows[chosen], places[chosen])
+            read_frames(request, self._files, out)
 
     def close(self) -> None:
         """Release files."""

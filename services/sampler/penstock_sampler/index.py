@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.dataset import (
+    COLUMNS,
     Camera,
     DataFile,
     DatasetInfo,
     EpisodeTable,
     Outcome,
     RefusedFile,
+    describe,
 )
 from penstock.errors import DataFault, InvalidInput
 from penstock_sampler.discovery import FoundFile
@@ -31,7 +33,7 @@ from penstock_sampler.files import FileIdentity
 from penstock_sampler.options import DataOptions
 from penstock_sampler.scalars import ScalarStore
 from penstock_sampler.scan import FileScan, scan_file
-from penstock_sampler.version import dataset_version, split_keys
+from penstock_sampler.splits import split_keys
 
 __all__ = ["DatasetIndex", "IndexedFile", "Located", "build_index"]
 
@@ -132,7 +134,7 @@ def build_index(
     layout = accepted[0][1].layout
     scalars = ScalarStore(layout.joint_dim, layout.action_dim, spool_dir)
     try:
-        return _scan_all(accepted, refused, options, scalars)
+        return _scan_all(accepted, refused, scalars)
     except BaseException:
         scalars.close()
         raise
@@ -141,7 +143,6 @@ def build_index(
 def _scan_all(
     accepted: list[tuple[FoundFile, Examined]],
     refused: dict[str, DataFault],
-    options: DataOptions,
     scalars: ScalarStore,
 ) -> DatasetIndex:
     served: list[tuple[FoundFile, IndexedFile, FileScan]] = []
@@ -157,7 +158,7 @@ def _scan_all(
     if not served:
         raise _nothing_left(refused)
     episodes = _episode_table([(file, entry.examined) for file, entry, _ in served])
-    info = _describe(served, refused, episodes, options)
+    info = _describe(served, refused)
     for file_id, error in refused.items():
         log.warning("file %s is refused (%s): %s", file_id, error.reason, error.message)
     log.info(
@@ -213,61 +214,53 @@ def _episode_table(files: list[tuple[FoundFile, Examined]]) -> EpisodeTable:
 
 
 def _describe(
-    served: list[tuple[FoundFile, IndexedFile, FileScan]],
-    refused: dict[str, DataFault],
-    episodes: EpisodeTable,
-    options: DataOptions,
+    served: list[tuple[FoundFile, IndexedFile, FileScan]], refused: dict[str, DataFault]
 ) -> DatasetInfo:
-    entries = [entry.examined for _, entry, _ in served]
-    total = served[0][2].statistics
-    for _, _, scan in served[1:]:
-        for name, column in scan.statistics.items():
-            total[name].merge(column)
-    for name, column in total.items():
-        if column.left_out:
+    for name in COLUMNS:
+        left_out = sum(scan.statistics[name].left_out for _, _, scan in served)
+        if left_out:
             log.warning(
                 "%s: %d rows have a value that is not finite; statistics leave them out",
                 name,
-                column.left_out,
+                left_out,
             )
-    return DatasetInfo(
-        version=dataset_version(options, [(file.file_id, scan.digest) for file, _, scan in served]),
-        cameras=_cameras(served),
-        joint_dim=entries[0].layout.joint_dim,
-        action_dim=entries[0].layout.action_dim,
-        transitions=int(episodes.length.sum(dtype=np.int64)),
-        episodes=len(episodes),
-        files=tuple(
-            DataFile(file.file_id, entry.identity.size_bytes, entry.examined.layout.rows)
-            for file, entry, _ in served
-        ),
-        refused=tuple(
+    layout = served[0][1].examined.layout
+    info = describe(
+        [_data_file(file, entry, scan) for file, entry, scan in served],
+        [
             RefusedFile(file_id, refused[file_id].reason, refused[file_id].message)
             for file_id in sorted(refused)
-        ),
-        dropped_rows=sum(len(entry.episodes.dropped) for entry in entries),
-        statistics={name: column.result() for name, column in total.items()},
+        ],
+        joint_dim=layout.joint_dim,
+        action_dim=layout.action_dim,
     )
-
-
-def _cameras(served: list[tuple[FoundFile, IndexedFile, FileScan]]) -> tuple[Camera, ...]:
-    """Cameras with the size that most files have; the others are resized to it."""
-    cameras: list[Camera] = []
-    columns = zip(*(entry.examined.layout.images for _, entry, _ in served), strict=True)
-    for images in columns:
-        sizes = Counter((image.height, image.width) for image in images)
-        (height, width), usual = sizes.most_common(1)[0]
-        if usual < len(images):
+    for place, camera in enumerate(info.cameras):
+        others = sum(file.cameras[place] != camera for file in info.files)
+        if others:
             log.warning(
                 "%s camera: %d of %d files store another size than %dx%d and are resized to it",
-                images[0].camera,
-                len(images) - usual,
-                len(images),
-                height,
-                width,
+                camera.name,
+                others,
+                len(info.files),
+                camera.height,
+                camera.width,
             )
-        cameras.append(Camera(images[0].camera, height, width))
-    return tuple(cameras)
+    return info
+
+
+def _data_file(file: FoundFile, entry: IndexedFile, scan: FileScan) -> DataFile:
+    layout, episodes = entry.examined.layout, entry.examined.episodes
+    return DataFile(
+        file.file_id,
+        entry.identity.size_bytes,
+        layout.rows,
+        digest=scan.digest,
+        transitions=int(episodes.length.sum(dtype=np.int64)),
+        episodes=len(episodes.length),
+        dropped_rows=len(episodes.dropped),
+        cameras=tuple(Camera(image.camera, image.height, image.width) for image in layout.images),
+        moments={name: column.moments for name, column in scan.statistics.items()},
+    )
 
 
 def _nothing_left(refused: dict[str, DataFault]) -> DataFault:

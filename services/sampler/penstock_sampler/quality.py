@@ -29,16 +29,16 @@ def check_scalars(statistics: dict[str, RunningStatistics], findings: Findings) 
     """Warn about values that are not finite, and about dimensions that hardly move."""
     for name, column in statistics.items():
         if column.left_out:
-            total = column.left_out + column.count
+            total = column.left_out + column.moments.count
             findings.warn(
                 f"{name} values",
                 f"{column.left_out} of {total} rows of {name} have NaN or infinite values",
                 remedy="clean or cut them: they are served as they are, statistics leave them out",
                 reason="NOT_FINITE",
             )
-        if name == "reward" or not column.count:
+        if name == "reward" or not column.moments.count:
             continue
-        found = column.result()
+        found = column.moments.statistics()
         size = np.maximum(np.abs(found.min), np.abs(found.max))
         flat = np.flatnonzero(found.max - found.min <= _FLAT_SPAN * np.maximum(size, _FLAT_SPAN))
         if len(flat):

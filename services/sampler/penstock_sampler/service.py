@@ -9,22 +9,22 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from penstock.backends import SamplerBackend
+from penstock.backends import ReplicaBackend
 from penstock.batch import Batch, FrameSpec
 from penstock.client.messages import (
     codec_names,
     dataset_to_message,
     episodes_to_messages,
-    part_to_message,
-    plan_from_message,
+    files_to_messages,
     spec_from_message,
 )
+from penstock.client.part_messages import part_to_message
+from penstock.client.plan_messages import plan_from_message
 from penstock.dataset import DatasetInfo
 from penstock.errors import Conflict, DataFault, InvalidInput, LimitExceeded
 from penstock.plan import PlanView
 from penstock.server.bootstrap import MAX_MESSAGE_BYTES
 from penstock.v1 import sampler_pb2 as pb
-from penstock.v1 import tensor_pb2 as tb
 from penstock.v1.sampler_pb2_grpc import (
     SamplerServiceServicer,
     add_SamplerServiceServicer_to_server,
@@ -40,8 +40,6 @@ MAX_SIDE = 4096
 PART_BYTES = 1 << 20
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
-_RAW_PARTS = 15
-"""Parts that go out unencoded after one on which LZ4 gained nothing."""
 
 
 class SamplerService(SamplerServiceServicer):
@@ -53,7 +51,7 @@ class SamplerService(SamplerServiceServicer):
         max_calls: Calls that the server accepts at a time, told to clients.
     """
 
-    def __init__(self, backend: SamplerBackend, group_bytes: int, max_calls: int) -> None:
+    def __init__(self, backend: ReplicaBackend, group_bytes: int, max_calls: int) -> None:
         self._backend, self._group_bytes, self._max_calls = backend, group_bytes, max_calls
         self._counted: DatasetInfo | None = None
 
@@ -90,6 +88,15 @@ class SamplerService(SamplerServiceServicer):
                 target_part_bytes=PART_BYTES,
             ),
         )
+
+    def ListFiles(  # noqa: N802 - the protocol's name
+        self, request: pb.ListFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ListFilesResponse]:
+        """Stream the files with their moments."""
+        del context
+        if request.dataset_version:
+            self._check_version(request.dataset_version)
+        yield from files_to_messages(self.dataset().files)
 
     def ListEpisodes(  # noqa: N802 - the protocol's name
         self, request: pb.ListEpisodesRequest, context: grpc.ServicerContext
@@ -175,33 +182,27 @@ class SamplerService(SamplerServiceServicer):
                 reason="TRANSITION_TOO_LARGE",
             )
         part_rows = max(1, PART_BYTES // row_bytes)
-        # Whole parts, so that no group ends with a small one.
-        group_rows = max(1, self._group_bytes // (row_bytes * part_rows)) * part_rows
-        group = Batch.allocate(min(group_rows, len(ids)), self.dataset(), spec)
-        skip = 0
-        for start in range(0, len(ids), group_rows):
+        for start in range(0, len(ids), part_rows):
             if not context.is_active():
                 return
-            filled = group.rows(0, min(group_rows, len(ids) - start))
-            self._read(ids[start : start + len(filled)], spec, filled)
-            for offset in range(0, len(filled), part_rows):
-                rows = filled.rows(offset, min(offset + part_rows, len(filled)))
-                codecs = ("raw",) if skip and "raw" in accepted else accepted
-                part = part_to_message(rows, start + offset, codecs)
-                raw = part.frames.codec == tb.CODEC_RAW
-                skip = (skip - 1 if skip else _RAW_PARTS) if raw else 0
-                metrics.TRANSITIONS.inc(part.rows)
-                metrics.RAW_BYTES.inc(part.frames.raw_size_bytes)
-                metrics.SENT_BYTES.labels("raw" if raw else "lz4").inc(len(part.frames.data))
-                yield part
+            part = self._part(ids[start : start + part_rows], spec, accepted, start)
+            yield part
 
-    def _read(self, ids: NDArray[np.int64], spec: FrameSpec, out: Batch) -> None:
+    def _part(
+        self, ids: NDArray[np.int64], spec: FrameSpec, accepted: tuple[str, ...], first_row: int
+    ) -> pb.BatchPart:
+        columns = Batch.allocate(len(ids), self.dataset(), spec)
         try:
             with metrics.READ_SECONDS.time():
-                self._backend.read(ids, spec, out)
+                self._backend.read_columns(ids, columns)
+                observations = self._backend.read_observations(ids, spec, accepted)
         except DataFault as error:
             metrics.READ_FAULTS.labels(error.reason).inc()
             log.error(  # noqa: TRY400 - the message names the file; a traceback adds nothing
                 "read failed", reason=error.reason, error=error.message, **error.metadata
             )
             raise
+        metrics.TRANSITIONS.inc(len(ids))
+        metrics.RAW_BYTES.inc(observations.raw_bytes)
+        metrics.SENT_BYTES.labels(observations.codec).inc(len(observations.data))
+        return part_to_message(columns, observations if self.dataset().cameras else None, first_row)

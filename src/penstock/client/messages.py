@@ -10,10 +10,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
-from penstock.batch import Batch, FrameSpec
+from penstock.batch import FrameSpec
 from penstock.codecs import CODECS, codec_named, encode_smallest
 from penstock.dataset import (
     Camera,
@@ -24,29 +23,35 @@ from penstock.dataset import (
     RefusedFile,
 )
 from penstock.errors import Corrupt, InvalidInput
-from penstock.plan import Plan, Sampling, Split
+from penstock.moments import Moments
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1 import tensor_pb2 as tb
 
 __all__ = [
     "ACCEPTED_CODECS",
+    "CODEC_NAMES",
+    "CODEC_NUMBERS",
     "codec_names",
     "dataset_from_message",
     "dataset_to_message",
     "episodes_from_messages",
     "episodes_to_messages",
-    "part_into_batch",
-    "part_to_message",
-    "plan_from_message",
-    "plan_to_message",
+    "files_from_messages",
+    "files_to_messages",
     "spec_from_message",
     "tensor_from_message",
+    "tensor_into",
     "tensor_to_message",
 ]
 
-_CODEC_NAMES: dict[tb.Codec, str] = {tb.CODEC_RAW: "raw", tb.CODEC_LZ4: "lz4"}
-_CODEC_NUMBERS = {name: number for number, name in _CODEC_NAMES.items()}
-ACCEPTED_CODECS = [tb.CODEC_LZ4, tb.CODEC_RAW]
+CODEC_NAMES: dict[tb.Codec, str] = {
+    tb.CODEC_RAW: "raw",
+    tb.CODEC_LZ4: "lz4",
+    tb.CODEC_BITPLANES: "bitplanes",
+    tb.CODEC_BITPLANES_LZ4: "bitplanes_lz4",
+}
+CODEC_NUMBERS = {name: number for number, name in CODEC_NAMES.items()}
+ACCEPTED_CODECS = list(CODEC_NAMES)
 
 _DTYPES: dict[tb.Dtype, np.dtype[np.generic]] = {
     tb.DTYPE_BOOL: np.dtype(np.bool_),
@@ -64,15 +69,14 @@ _DTYPES: dict[tb.Dtype, np.dtype[np.generic]] = {
 }
 _DTYPE_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
-_SPLITS: dict[int, Split] = {0: "train", 1: "train", 2: "val", 3: "all"}
-_SAMPLINGS: dict[int, Sampling] = {0: "uniform", 1: "uniform", 2: "epoch"}
 _EPISODES_PER_MESSAGE = 65_536
+_FILES_PER_MESSAGE = 256
 _MAX_TENSOR_BYTES = 64 << 20
 
 
 def codec_names(numbers: Sequence[tb.Codec]) -> tuple[str, ...]:
     """Names of the codecs a peer accepts; none stands for raw."""
-    return tuple(_CODEC_NAMES[n] for n in numbers if n in _CODEC_NAMES) or ("raw",)
+    return tuple(CODEC_NAMES[n] for n in numbers if n in CODEC_NAMES) or ("raw",)
 
 
 def tensor_to_message(
@@ -87,7 +91,7 @@ def tensor_to_message(
         name=name,
         dtype=_DTYPE_NUMBERS[values.dtype],
         shape=values.shape,
-        codec=_CODEC_NUMBERS[codec],
+        codec=CODEC_NUMBERS[codec],
         raw_size_bytes=values.nbytes,
         data=data,
     )
@@ -120,50 +124,6 @@ def tensor_from_message(
     return out
 
 
-def plan_to_message(plan: Plan) -> pb.Plan:
-    """A plan as it travels."""
-    return pb.Plan(
-        seed=plan.seed,
-        batch_size=plan.batch_size,
-        split={"train": pb.SPLIT_TRAIN, "val": pb.SPLIT_VAL, "all": pb.SPLIT_ALL}[plan.split],
-        train_fraction=plan.train_fraction,
-        sampling={"uniform": pb.SAMPLING_UNIFORM, "epoch": pb.SAMPLING_EPOCH}[plan.sampling],
-        num_traj=plan.num_traj or 0,
-        rank=plan.rank,
-        world=plan.world,
-    )
-
-
-def plan_from_message(message: pb.Plan) -> Plan:
-    """A plan as it was meant.
-
-    Raises:
-        InvalidInput: A field is out of range, or of a newer version than this server.
-    """
-    unknown = [field.field_number for field in UnknownFieldSet(message)]
-    if unknown:
-        raise InvalidInput(
-            f"plan has fields that this server does not know (numbers {unknown}): update the "
-            "server, or leave them out",
-            field="plan",
-        )
-    if message.split not in _SPLITS or message.sampling not in _SAMPLINGS:
-        raise InvalidInput(
-            f"plan.split {message.split} or plan.sampling {message.sampling} is not known here",
-            field="plan",
-        )
-    return Plan(
-        seed=message.seed,
-        batch_size=message.batch_size,
-        split=_SPLITS[message.split],
-        train_fraction=message.train_fraction or 0.9,
-        sampling=_SAMPLINGS[message.sampling],
-        num_traj=message.num_traj or None,
-        rank=message.rank,
-        world=message.world or 1,
-    )
-
-
 def spec_from_message(message: pb.FrameSpec) -> FrameSpec:
     """The image size that is asked for."""
     return FrameSpec(height=message.height_px, width=message.width_px)
@@ -173,18 +133,12 @@ def dataset_to_message(info: DatasetInfo) -> pb.DatasetInfo:
     """A dataset's description as it travels."""
     return pb.DatasetInfo(
         version=info.version,
-        cameras=[
-            pb.Camera(name=c.name, height_px=c.height, width_px=c.width, channels=c.channels)
-            for c in info.cameras
-        ],
+        cameras=_cameras_to_messages(info.cameras),
         joint_dim=info.joint_dim,
         action_dim=info.action_dim,
         transitions=info.transitions,
         episodes=info.episodes,
-        files=[
-            pb.DataFile(file_id=f.file_id, size_bytes=f.size_bytes, rows=f.rows, held=f.held)
-            for f in info.files
-        ],
+        files=[_file_to_message(file) for file in info.files],
         refused=[
             pb.RefusedFile(file_id=r.file_id, reason=r.reason, message=r.message)
             for r in info.refused
@@ -200,7 +154,7 @@ def dataset_to_message(info: DatasetInfo) -> pb.DatasetInfo:
             )
             for name, column in info.statistics.items()
         },
-        codecs=[_CODEC_NUMBERS[name] for name in info.codecs],
+        codecs=[CODEC_NUMBERS[name] for name in info.codecs],
     )
 
 
@@ -212,12 +166,12 @@ def dataset_from_message(message: pb.DatasetInfo) -> DatasetInfo:
 
     return DatasetInfo(
         version=message.version,
-        cameras=tuple(Camera(c.name, c.height_px, c.width_px, c.channels) for c in message.cameras),
+        cameras=_cameras_from_messages(message.cameras),
         joint_dim=message.joint_dim,
         action_dim=message.action_dim,
         transitions=message.transitions,
         episodes=message.episodes,
-        files=tuple(DataFile(f.file_id, f.size_bytes, f.rows, f.held) for f in message.files),
+        files=tuple(_file_from_message(file) for file in message.files),
         refused=tuple(RefusedFile(r.file_id, r.reason, r.message) for r in message.refused),
         dropped_rows=message.dropped_rows,
         statistics={
@@ -228,6 +182,77 @@ def dataset_from_message(message: pb.DatasetInfo) -> DatasetInfo:
         },
         codecs=codec_names(message.codecs),
     )
+
+
+def files_to_messages(files: Sequence[DataFile]) -> Iterable[pb.ListFilesResponse]:
+    """Files with their moments, in messages of bounded size."""
+    for start in range(0, len(files), _FILES_PER_MESSAGE):
+        response = pb.ListFilesResponse()
+        for file in files[start : start + _FILES_PER_MESSAGE]:
+            message = _file_to_message(file)
+            for name, moments in file.moments.items():
+                message.moments[name].CopyFrom(
+                    pb.ColumnMoments(
+                        count=moments.count,
+                        mean=moments.mean.tolist(),
+                        squares=moments.squares.tolist(),
+                        min=moments.min.tolist(),
+                        max=moments.max.tolist(),
+                    )
+                )
+            response.files.append(message)
+        yield response
+
+
+def files_from_messages(messages: Iterable[pb.ListFilesResponse]) -> tuple[DataFile, ...]:
+    """Files with their moments."""
+    return tuple(_file_from_message(file) for message in messages for file in message.files)
+
+
+def _file_to_message(file: DataFile) -> pb.DataFile:
+    return pb.DataFile(
+        file_id=file.file_id,
+        size_bytes=file.size_bytes,
+        rows=file.rows,
+        held=file.held,
+        digest=file.digest,
+        transitions=file.transitions,
+        episodes=file.episodes,
+        dropped_rows=file.dropped_rows,
+        cameras=_cameras_to_messages(file.cameras),
+    )
+
+
+def _file_from_message(message: pb.DataFile) -> DataFile:
+    def column(values: Iterable[float]) -> NDArray[np.float64]:
+        return np.fromiter(values, np.float64)
+
+    return DataFile(
+        message.file_id,
+        message.size_bytes,
+        message.rows,
+        held=message.held,
+        digest=message.digest,
+        transitions=message.transitions,
+        episodes=message.episodes,
+        dropped_rows=message.dropped_rows,
+        cameras=_cameras_from_messages(message.cameras),
+        moments={
+            name: Moments(m.count, column(m.mean), column(m.squares), column(m.min), column(m.max))
+            for name, m in message.moments.items()
+        },
+    )
+
+
+def _cameras_to_messages(cameras: Iterable[Camera]) -> list[pb.Camera]:
+    return [
+        pb.Camera(name=c.name, height_px=c.height, width_px=c.width, channels=c.channels)
+        for c in cameras
+    ]
+
+
+def _cameras_from_messages(messages: Iterable[pb.Camera]) -> tuple[Camera, ...]:
+    return tuple(Camera(c.name, c.height_px, c.width_px, c.channels) for c in messages)
 
 
 def episodes_to_messages(table: EpisodeTable) -> Iterable[pb.EpisodeColumns]:
@@ -256,39 +281,12 @@ def episodes_from_messages(messages: Iterable[pb.EpisodeColumns]) -> EpisodeTabl
     )
 
 
-def part_to_message(batch: Batch, first_row: int, accepted: tuple[str, ...]) -> pb.BatchPart:
-    """Rows of a batch as they travel; ``first_row`` is where they go in the whole."""
-    return pb.BatchPart(
-        first_row=first_row,
-        rows=len(batch),
-        transition_ids=batch.transition_ids.tolist(),
-        frames=tensor_to_message("frames", batch.frames, accepted),
-        columns=[tensor_to_message(name, values) for name, values in batch.columns.items()],
-    )
-
-
-def part_into_batch(part: pb.BatchPart, out: Batch) -> int:
-    """Decode a part straight into its rows of ``out``; returns how many rows it filled.
+def tensor_into(message: tb.Tensor, out: NDArray[np.generic]) -> None:
+    """Decode an array into ``out``, which has its shape and dtype.
 
     Raises:
-        Corrupt: The part does not fit the batch, or does not decode.
+        Corrupt: The message is of another shape or dtype, or does not decode.
     """
-    stop = part.first_row + part.rows
-    if not 0 < part.rows <= len(out) or stop > len(out):
-        raise Corrupt(f"part has rows {part.first_row} to {stop}, the batch has {len(out)}")
-    rows = out.rows(part.first_row, stop)
-    if list(part.transition_ids) != rows.transition_ids.tolist():
-        raise Corrupt(f"part with rows {part.first_row} to {stop} holds other transitions")
-    _decode_checked(part.frames, rows.frames)
-    columns = {tensor.name: tensor for tensor in part.columns}
-    for name, values in rows.columns.items():
-        if name not in columns:
-            raise Corrupt(f"part has no column {name!r}")
-        _decode_checked(columns[name], values)
-    return part.rows
-
-
-def _decode_checked(message: tb.Tensor, out: NDArray[np.generic]) -> None:
     if (
         tuple(message.shape) != out.shape
         or message.raw_size_bytes != out.nbytes
@@ -302,7 +300,7 @@ def _decode_checked(message: tb.Tensor, out: NDArray[np.generic]) -> None:
 
 
 def _decode(message: tb.Tensor, out: NDArray[np.generic]) -> None:
-    name = _CODEC_NAMES.get(message.codec)
+    name = CODEC_NAMES.get(message.codec)
     if name not in CODECS:
         raise InvalidInput(f"{message.name}: codec {message.codec} is not known", field="codec")
     if out.nbytes:

@@ -22,8 +22,8 @@ from penstock.client.messages import (
     ACCEPTED_CODECS,
     dataset_from_message,
     episodes_from_messages,
-    part_into_batch,
 )
+from penstock.client.part_messages import part_into_batch
 from penstock.dataset import DatasetInfo, EpisodeTable
 from penstock.errors import Corrupt, Unavailable
 from penstock.plan import Plan, PlanView
@@ -252,7 +252,8 @@ class RemoteSampler:
                     filled += rows
                     done += rows
                     self._transfer.add(
-                        raw_bytes=part.frames.raw_size_bytes, wire_bytes=len(part.frames.data)
+                        raw_bytes=rest.rows(part.first_row, part.first_row + rows).frames.nbytes,
+                        wire_bytes=len(part.observations.data),
                     )
             if filled != len(rest):
                 raise Unavailable(

@@ -12,7 +12,8 @@ from prometheus_client import REGISTRY
 from unit.sampler.recording import arrays, write
 
 from penstock import Plan, SamplerClient, open_sampler
-from penstock.client.messages import part_into_batch, plan_to_message
+from penstock.client.part_messages import part_into_batch
+from penstock.client.plan_messages import plan_to_message
 from penstock.errors import Conflict, DataFault, InvalidInput, LimitExceeded
 from penstock.server import ServerSettings, start
 from penstock.targets import Target

@@ -14,7 +14,7 @@ def test_blocks_give_what_one_pass_over_all_rows_gives(sizes: list[int], seed: i
     running = RunningStatistics(3)
     for block in blocks:
         running.add(block)
-    found = running.result()
+    found = running.moments.statistics()
     assert found.count == len(rows)
     if len(rows):
         np.testing.assert_allclose(found.mean, rows.mean(axis=0), rtol=1e-6)
@@ -28,17 +28,17 @@ def test_a_small_spread_far_from_zero_keeps_its_digits() -> None:
     running = RunningStatistics(1)
     for row in values:
         running.add(row[None])
-    np.testing.assert_allclose(running.result().std, [np.sqrt(2 / 3)], rtol=1e-6)
+    np.testing.assert_allclose(running.moments.statistics().std, [np.sqrt(2 / 3)], rtol=1e-6)
 
 
 def test_rows_that_are_not_finite_are_left_out_and_counted() -> None:
     values = np.array([[1.0, 2.0], [np.nan, 3.0], [5.0, np.inf], [3.0, 4.0]], np.float32)
     running = RunningStatistics(2)
     running.add(values)
-    assert (running.count, running.left_out) == (2, 2)
-    assert running.result().mean.tolist() == [2.0, 3.0]
+    assert (running.moments.count, running.left_out) == (2, 2)
+    assert running.moments.statistics().mean.tolist() == [2.0, 3.0]
 
 
 def test_nothing_seen_gives_zeros() -> None:
-    found = RunningStatistics(2).result()
+    found = RunningStatistics(2).moments.statistics()
     assert (found.count, found.mean.tolist(), found.max.tolist()) == (0, [0.0, 0.0], [0.0, 0.0])

@@ -1,4 +1,4 @@
-"""Batches for PyTorch: the only module of the SDK that imports it.
+"""Whole batches of a plan as tensors, for a training loop or a DataLoader.
 
 from penstock.torch import BatchDataset
 dataset = BatchDataset("grpc://localhost:50051", Plan(batch_size=256), image_size=(224, 224))

@@ -1,4 +1,4 @@
-"""Names that depend on content alone: a dataset's version, and the place of episodes in splits."""
+"""The place of episodes in splits: a name that depends on content alone."""
 
 from __future__ import annotations
 
@@ -6,20 +6,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from penstock_sampler.options import DataOptions
-
-__all__ = ["dataset_version", "split_keys"]
+__all__ = ["split_keys"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def dataset_version(options: DataOptions, files: list[tuple[str, bytes]]) -> str:
-    """Digest over ids and digests of all files, equal on replicas that hold copies."""
-    digest = xxhash.xxh3_128()
-    digest.update(repr(options).encode())
-    for file_id, content in files:
-        digest.update(file_id.encode("utf-8", "surrogateescape") + b"\0" + content)
-    return digest.hexdigest()
 
 
 def split_keys(file_id: str, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:

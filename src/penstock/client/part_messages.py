@@ -1,0 +1,103 @@
+"""Translates parts of batches to messages and back.
+
+Whatever comes from a wire is checked here against what the reader asked for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock.batch import Batch
+from penstock.client.messages import CODEC_NAMES, CODEC_NUMBERS, tensor_into, tensor_to_message
+from penstock.errors import Corrupt, InvalidInput
+from penstock.observations import Observations, decode_observations
+from penstock.v1 import sampler_pb2 as pb
+
+__all__ = ["observations_from_message", "part_into_batch", "part_to_message"]
+
+
+def part_to_message(
+    batch: Batch, observations: Observations | None, first_row: int
+) -> pb.BatchPart:
+    """Rows of a batch as they travel; ``first_row`` is where they go in the whole.
+
+    Args:
+        batch: The columns; its frames are not looked at.
+        observations: The frames of these rows; None leaves them out.
+        first_row: Of the request (Fetch) or the step (Sample).
+    """
+    part = pb.BatchPart(
+        first_row=first_row,
+        rows=len(batch),
+        transition_ids=batch.transition_ids.tolist(),
+        columns=[tensor_to_message(name, values) for name, values in batch.columns.items()],
+    )
+    if observations is not None:
+        part.observations.CopyFrom(
+            pb.Observations(
+                count=len(observations),
+                codec=CODEC_NUMBERS[observations.codec],
+                height_px=observations.height,
+                width_px=observations.width,
+                image_bytes=observations.image_bytes.reshape(-1).tolist(),
+                data=bytes(observations.data),
+                current=observations.current.tolist(),
+                next=observations.following.tolist(),
+            )
+        )
+    return part
+
+
+def observations_from_message(message: pb.Observations, out: Batch) -> Observations:
+    """The frames of a part, checked against the rows ``out`` that they are for.
+
+    Raises:
+        Corrupt: They are not what was asked for, or do not add up.
+        InvalidInput: The codec is not known here.
+    """
+    codec = CODEC_NAMES.get(message.codec)
+    if codec is None:
+        raise InvalidInput(f"observations: codec {message.codec} is not known", field="codec")
+    rows, _, cameras, height, width, _ = out.frames.shape
+    told = (message.height_px, message.width_px, len(message.current), len(message.next))
+    if told != (height, width, rows, rows) or len(message.image_bytes) != message.count * cameras:
+        raise Corrupt(
+            f"{message.count} observations of {message.height_px}x{message.width_px} with "
+            f"{len(message.image_bytes)} images arrive for {len(message.current)} rows, expected "
+            f"{height}x{width}, {cameras} cameras, {rows} rows"
+        )
+    observations = Observations(
+        codec,
+        height,
+        width,
+        np.array(message.image_bytes, np.uint32).reshape(message.count, cameras),
+        message.data,
+        np.array(message.current, np.int64),
+        np.array(message.next, np.int64),
+    )
+    observations.check()
+    return observations
+
+
+def part_into_batch(part: pb.BatchPart, out: Batch) -> int:
+    """Decode a part straight into its rows of ``out``; returns how many rows it filled.
+
+    Raises:
+        Corrupt: The part does not fit the batch, or does not decode.
+    """
+    stop = part.first_row + part.rows
+    if not 0 < part.rows <= len(out) or stop > len(out):
+        raise Corrupt(f"part has rows {part.first_row} to {stop}, the batch has {len(out)}")
+    rows = out.rows(part.first_row, stop)
+    if list(part.transition_ids) != rows.transition_ids.tolist():
+        raise Corrupt(f"part with rows {part.first_row} to {stop} holds other transitions")
+    if part.HasField("observations"):
+        decode_observations(observations_from_message(part.observations, rows), rows.frames)
+    elif rows.frames.size:
+        raise Corrupt(f"part with rows {part.first_row} to {stop} has no frames")
+    columns = {tensor.name: tensor for tensor in part.columns}
+    for name, values in rows.columns.items():
+        if name not in columns:
+            raise Corrupt(f"part has no column {name!r}")
+        tensor_into(columns[name], values)
+    return part.rows

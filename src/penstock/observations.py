@@ -1,0 +1,97 @@
+"""Encoded observations: what a replica reads, sends and caches, before anyone decodes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.codecs import decode_images
+from penstock.errors import Corrupt
+
+__all__ = ["Observations", "decode_observations"]
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The images of ``N`` distinct observations and the ``n`` rows of a batch that show them.
+
+    Attributes:
+        codec: Of every image.
+        height: Pixels of every image.
+        width: Pixels of every image.
+        image_bytes: ``(N, C) uint32``: encoded size of each camera's image.
+        data: The encoded images, back to back, ``[observation][camera]``.
+        current: ``(n,) int64``: the current observation of each row, from 0 to ``N - 1``.
+        following: ``(n,) int64``: the next observation of each row; the same one where the
+            transition is terminal.
+    """
+
+    codec: str
+    height: int
+    width: int
+    image_bytes: NDArray[np.uint32]
+    data: bytes | memoryview
+    current: NDArray[np.int64]
+    following: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.image_bytes)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Size of all images after decoding."""
+        return int(self.image_bytes.size) * self.height * self.width * 3
+
+    def check(self) -> None:
+        """Hold what came from a wire to its own word.
+
+        Raises:
+            Corrupt: Sizes do not add up, or a row shows an observation that is not there.
+        """
+        announced = int(self.image_bytes.sum(dtype=np.int64))
+        if announced != len(self.data):
+            raise Corrupt(f"images of {announced} bytes are announced, {len(self.data)} are there")
+        for name, rows in (("current", self.current), ("next", self.following)):
+            outside = rows[(rows < 0) | (rows >= len(self))]
+            if len(outside):
+                raise Corrupt(
+                    f"{name} observation {int(outside[0])} is shown, there are {len(self)}"
+                )
+
+
+def decode_observations(observations: Observations, out: NDArray[np.uint8]) -> None:
+    """Decode every observation once, straight into its first place, and copy it to the others.
+
+    Args:
+        observations: Of ``n`` rows, as :meth:`Observations.check` passed them.
+        out: ``(n, 2, C, H, W, 3)``, contiguous.
+
+    Raises:
+        Corrupt: An image does not decode.
+    """
+    if not out.size or not len(observations):
+        return
+    # Place 2 * row is a row's current observation, 2 * row + 1 its next one.
+    shown = np.stack([observations.current, observations.following], axis=1).reshape(-1)
+    places = out.reshape(-1, *out.shape[2:])
+    used, first = np.unique(shown, return_index=True)
+    sizes, data = observations.image_bytes, memoryview(observations.data)
+    ends = np.cumsum(sizes.sum(axis=1, dtype=np.int64))
+    # A run: neighbours in the data that are neighbours in the batch as well.
+    breaks = np.flatnonzero((np.diff(used) != 1) | (np.diff(first) != 1)) + 1
+    for run in np.split(np.arange(len(used)), breaks):
+        begin, end = int(used[run[0]]), int(used[run[-1]]) + 1
+        place = int(first[run[0]])
+        start = int(ends[begin - 1]) if begin else 0
+        images = places[place : place + len(run)]
+        decode_images(
+            observations.codec,
+            data[start : int(ends[end - 1])],
+            sizes[begin:end].reshape(-1),
+            images.reshape(-1, *images.shape[2:]),
+        )
+    origin = first[np.searchsorted(used, shown)]
+    for place in np.flatnonzero(origin != np.arange(len(shown))).tolist():
+        places[place] = places[origin[place]]

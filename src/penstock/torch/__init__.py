@@ -1,0 +1,6 @@
+"""Penstock for PyTorch: the only package of the SDK that imports it."""
+
+from penstock.torch.batches import BatchDataset, to_tensors
+from penstock.torch.replay import AsyncSampler, MultimodalReplayBuffer
+
+__all__ = ["AsyncSampler", "BatchDataset", "MultimodalReplayBuffer", "to_tensors"]
