@@ -67,7 +67,7 @@ class MultimodalReplayBuffer:
         self.device = torch.device(device)
         self._image_size = image_size
         drawn = int(np.random.randint(2**31)) if seed is None else seed  # noqa: NPY002 - see seed
-        self._plan = Plan(seed=drawn, split=split, train_fraction=train_fraction)
+        self._plan = Plan(seed=drawn, batch_size=1, split=split, train_fraction=train_fraction)
         self._client: SamplerClient | None = None
         self._step = 0
         self._stepping = threading.Lock()
