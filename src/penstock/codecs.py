@@ -1,4 +1,8 @@
-"""Codecs for what goes over a wire: ``raw`` and ``lz4`` (LZ4 block).
+"""Codecs for what goes over a wire or into a cache.
+
+Tensors travel as ``raw`` or ``lz4`` (LZ4 block). Images follow one another, each encoded alone so
+that each can be read alone: as ``raw``, ``lz4``, ``bitplanes`` (see ``penstock.bitplanes``: sensor
+noise defeats LZ4, not bit planes) or ``bitplanes_lz4`` (an LZ4 block of the bit planes).
 
 A decoder is told how much to expect, checks that number before it allocates, and refuses the rest.
 """
@@ -11,9 +15,19 @@ import lz4.block
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock import bitplanes
 from penstock.errors import Corrupt, InvalidInput
 
-__all__ = ["CODECS", "Codec", "codec_named", "encode_smallest"]
+__all__ = [
+    "CODECS",
+    "IMAGE_CODECS",
+    "Codec",
+    "choose_codec",
+    "codec_named",
+    "decode_images",
+    "encode_images",
+    "encode_smallest",
+]
 
 _MIN_GAIN = 0.02
 """A codec must save this share of the bytes to be worth its decoding."""
@@ -28,7 +42,7 @@ class Codec(Protocol):
         """Encode all of ``data``."""
         ...
 
-    def decode_into(self, data: bytes, out: NDArray[np.uint8]) -> None:
+    def decode_into(self, data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
         """Decode into ``out`` (contiguous, one-dimensional).
 
         Raises:
@@ -43,7 +57,7 @@ class _Raw:
     def encode(self, data: memoryview) -> bytes:
         return bytes(data)
 
-    def decode_into(self, data: bytes, out: NDArray[np.uint8]) -> None:
+    def decode_into(self, data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
         if len(data) != out.nbytes:
             raise Corrupt(f"raw part has {len(data)} bytes, {out.nbytes} were announced")
         out[:] = np.frombuffer(data, np.uint8)
@@ -55,7 +69,7 @@ class _Lz4:
     def encode(self, data: memoryview) -> bytes:
         return lz4.block.compress(data, store_size=False)
 
-    def decode_into(self, data: bytes, out: NDArray[np.uint8]) -> None:
+    def decode_into(self, data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
         try:
             # The size bounds what the decoder may write; a bomb fails instead of growing.
             decoded = lz4.block.decompress(data, uncompressed_size=out.nbytes)
@@ -90,3 +104,115 @@ def encode_smallest(data: memoryview, accepted: tuple[str, ...]) -> tuple[str, b
         if len(encoded) <= data.nbytes * (1 - _MIN_GAIN) or "raw" not in accepted:
             return "lz4", encoded
     return "raw", bytes(data)
+
+
+IMAGE_CODECS = ("raw", "lz4", "bitplanes", "bitplanes_lz4")
+
+
+def encode_images(codec: str, images: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.uint32]]:
+    """Encode images one by one, back to back.
+
+    Args:
+        codec: One of ``IMAGE_CODECS``.
+        images: ``(n, H, W, 3)`` uint8, C-contiguous.
+
+    Returns:
+        The bytes, and how many of them each image takes, ``(n,)`` uint32.
+
+    Raises:
+        InvalidInput: The codec is not known, or ``images`` is of another shape, dtype or order.
+    """
+    rows = _image_rows("images", images)
+    check_image_codec(codec)
+    parts = [_encode_image(codec, image) for image in rows]
+    return b"".join(parts), np.array([len(part) for part in parts], np.uint32)
+
+
+def decode_images(
+    codec: str,
+    data: bytes | memoryview,
+    image_bytes: NDArray[np.uint32],
+    out: NDArray[np.uint8],
+) -> None:
+    """Decode what ``encode_images`` gave.
+
+    Args:
+        codec: One of ``IMAGE_CODECS``.
+        data: The encoded images, back to back.
+        image_bytes: How many bytes each image takes, ``(n,)`` uint32.
+        out: ``(n, H, W, 3)`` uint8, C-contiguous; filled. After an error it may hold anything.
+
+    Raises:
+        Corrupt: The bytes are not ``n`` images of that size.
+        InvalidInput: The codec is not known, or ``out`` is of another shape, dtype or order.
+    """
+    rows = _image_rows("out", out)
+    check_image_codec(codec)
+    view = memoryview(data).cast("B")
+    if image_bytes.shape != (len(rows),) or int(image_bytes.sum(dtype=np.uint64)) != len(view):
+        raise Corrupt(
+            f"{codec} images have {len(view)} bytes for {len(rows)} images, "
+            f"{int(image_bytes.sum(dtype=np.uint64))} for {image_bytes.size} were announced"
+        )
+    start = 0
+    for index, (size, image) in enumerate(zip(image_bytes.tolist(), rows, strict=True)):
+        try:
+            _decode_image(codec, view[start : start + size], image)
+        except Corrupt as error:
+            raise Corrupt(f"image {index} of {len(rows)}: {error}") from error
+        start += size
+
+
+def check_image_codec(name: str) -> None:
+    """Raise unless that codec of images exists.
+
+    Raises:
+        InvalidInput: There is none of that name.
+    """
+    if name not in IMAGE_CODECS:
+        raise InvalidInput(
+            f"codec {name!r} is not known: use one of {list(IMAGE_CODECS)}", field="codec"
+        )
+
+
+def _image_rows(name: str, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The images as ``(n, H, 3 W)``, the same memory."""
+    if images.dtype != np.uint8 or images.shape[3:] != (3,):
+        raise InvalidInput(
+            f"{name} has shape {images.shape} and dtype {images.dtype}: "
+            "expected (n, H, W, 3) uint8",
+            field=name,
+        )
+    if not images.flags.c_contiguous:
+        raise InvalidInput(f"{name} must be C-contiguous", field=name)
+    count, height, width, channels = images.shape
+    return images.reshape(count, height, width * channels)
+
+
+def _encode_image(codec: str, image: NDArray[np.uint8]) -> bytes:
+    if codec == "raw":
+        return image.tobytes()
+    if codec == "lz4":
+        return CODECS["lz4"].encode(image.reshape(-1).data)
+    planes = bitplanes.encode(image)
+    return planes if codec == "bitplanes" else CODECS["lz4"].encode(memoryview(planes))
+
+
+def _decode_image(codec: str, data: memoryview, out: NDArray[np.uint8]) -> None:
+    if codec in CODECS:
+        CODECS[codec].decode_into(data, out.reshape(-1))
+    elif codec == "bitplanes":
+        bitplanes.decode(data, out)
+    else:
+        try:
+            planes = lz4.block.decompress(
+                data, uncompressed_size=bitplanes.max_encoded_bytes(out.size)
+            )
+        except lz4.block.LZ4BlockError as error:
+            raise Corrupt(f"lz4 part of {len(data)} bytes does not decode: {error}") from error
+        bitplanes.decode(memoryview(planes), out)
+
+
+def choose_codec(images: NDArray[np.uint8], accepted: tuple[str, ...]) -> str:
+    """The codec that brings such images over soonest; see ``penstock.probe``."""
+    return min(accepted, key=lambda codec: len(encode_images(codec, images)[0]))
