@@ -13,7 +13,7 @@ from penstock.observations import Observations
 from penstock.targets import Target
 from penstock_sampler.discovery import find_files
 from penstock_sampler.files import OpenFiles
-from penstock_sampler.frames import FrameRequest, read_frames
+from penstock_sampler.frames import FrameReader, FrameRequest
 from penstock_sampler.index import DatasetIndex, Located, build_index
 from penstock_sampler.settings import DataSettings
 
@@ -37,7 +37,7 @@ def open_backend(target: Target, settings: DataSettings | None = None) -> Hdf5Ba
         raise InvalidInput(f"{target}: only file:// targets are read here", field="target")
     settings = DataSettings.load() if settings is None else settings
     index = build_index(find_files(target.locations), settings.data_options(), settings.spool_dir)
-    return Hdf5Backend(index, OpenFiles(settings.max_open_files))
+    return Hdf5Backend(index, OpenFiles(settings.max_open_files), settings.io_threads)
 
 
 class Hdf5Backend:
@@ -46,10 +46,14 @@ class Hdf5Backend:
     Args:
         index: The dataset; closed by :meth:`close`.
         files: Open files; closed by :meth:`close`.
+        io_threads: Reads in flight.
     """
 
-    def __init__(self, index: DatasetIndex, files: OpenFiles) -> None:
+    def __init__(
+        self, index: DatasetIndex, files: OpenFiles, io_threads: int | None = None
+    ) -> None:
         self._index, self._files = index, files
+        self._reader = FrameReader(files, io_threads)
 
     def info(self) -> DatasetInfo:
         """Describe the dataset."""
@@ -159,14 +163,16 @@ class Hdf5Backend:
         places: NDArray[np.int64],
         out: NDArray[np.uint8],
     ) -> None:
+        requests: list[FrameRequest] = []
         for file in np.unique(files).tolist():
             chosen = np.flatnonzero(files == file)
             entry = self._index.files[file]
             images = entry.examined.layout.images
-            request = FrameRequest(entry.identity, images, rows[chosen], places[chosen])
-            read_frames(request, self._files, out)
+            requests.append(FrameRequest(entry.identity, images, rows[chosen], places[chosen]))
+        self._reader.read(requests, out)
 
     def close(self) -> None:
         """Release files."""
+        self._reader.close()
         self._files.close()
         self._index.scalars.close()

@@ -1,26 +1,37 @@
-"""Reading the frames of a batch: each stored frame once, neighbours with one call.
+"""Reading the frames of a batch: each stored frame once, neighbours by one call, several at a time.
 
 The current observation of a transition and its next one are neighbours in the file, so a pair costs
-one read; rows that a batch shares are read and resized once and copied.
+one read; rows that a batch shares are read and resized once and copied. Reads, decoding and
+resizing all let other threads run, so a few threads keep disk and cores busy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import pairwise
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_sampler.files import FileIdentity, OpenFile, OpenFiles
+from penstock.errors import InvalidInput
+from penstock_sampler.cores import default_io_threads
+from penstock_sampler.files import FileIdentity, OpenFiles, unreadable
+from penstock_sampler.forking import reset_after_fork
 from penstock_sampler.images import ImageColumn
 from penstock_sampler.resize import place_frame
+from penstock_sampler.sources import FrameSource, FrameSources, Scratch
 
-__all__ = ["FrameRequest", "read_frames"]
+__all__ = ["FrameReader", "FrameRequest", "read_frames"]
 
 _RUN_BYTES = 8 << 20
 """Neighbours beyond this size are read with another call."""
+_SCRATCH_BYTES = 1 << 20
+"""The same for frames that are resized, which wait for it in the processor's cache."""
+_TASKS_PER_THREAD = 4
+_RANK = 6
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class FrameRequest:
         identity: The file.
         images: Its cameras.
         rows: ``(n,) int64`` observations, any order, repetition allowed.
-        places: ``(n, 2) int64`` where each goes: row of the batch, and 0 (current) or 1 (next).
+        places: ``(n, 2) int64`` where each goes: row of the batch, and slot: 0 (current), 1 (next).
     """
 
     identity: FileIdentity
@@ -40,53 +51,203 @@ class FrameRequest:
     places: NDArray[np.int64]
 
 
-def read_frames(request: FrameRequest, files: OpenFiles, out: NDArray[np.uint8]) -> None:
-    """Fill the places of ``request`` in ``out``, ``(B, 2, C, H, W, 3)``.
+@dataclass(frozen=True)
+class _Wanted:
+    """Rows of one file, each once, and where each of them goes.
 
-    Raises:
-        DataFault: The file cannot be read; names it.
+    Attributes:
+        rows: ``(k,) int64``, ascending.
+        bounds: ``k + 1`` entries: row ``i`` goes to ``places[bounds[i]:bounds[i + 1]]``.
+        places: Indices of the first axis of the output.
     """
-    wanted, index = np.unique(request.rows, return_inverse=True)
-    order = np.argsort(index, kind="stable")
-    places = [(int(row), int(slot)) for row, slot in request.places[order]]
-    bounds = np.searchsorted(index[order], np.arange(len(wanted) + 1)).tolist()
-    for camera, image in enumerate(request.images):
-        for first, last in _runs(wanted, max(1, _RUN_BYTES // image.frame_bytes)):
-            start, stop = int(wanted[first]), int(wanted[last - 1]) + 1
-            frames = files.read(request.identity, _Read(image, start, stop))
-            for position in range(first, last):
-                ready: NDArray[np.uint8] | None = None
-                for row, slot in places[bounds[position] : bounds[position + 1]]:
-                    view = out[row, slot, camera]
-                    if ready is None:
-                        place_frame(frames[position - first], image.order, view)
-                        ready = view
-                    else:
-                        np.copyto(view, ready)
 
-
-def _runs(rows: NDArray[np.int64], longest: int) -> Iterator[tuple[int, int]]:
-    """Ranges of positions in ``rows`` (ascending) whose values are neighbours."""
-    edges = np.flatnonzero(np.diff(rows) != 1) + 1
-    for first, last in zip((0, *edges.tolist()), (*edges.tolist(), len(rows)), strict=True):
-        for start in range(first, last, longest):
-            yield start, min(start + longest, last)
+    rows: NDArray[np.int64]
+    bounds: list[int]
+    places: list[int]
 
 
 @dataclass(frozen=True)
-class _Read:
-    """Reads observations ``start`` to ``stop`` of one camera."""
+class _Job:
+    """One group of rows of one camera: positions ``first`` to ``last`` of ``wanted.rows``."""
 
+    source: FrameSource
     image: ImageColumn
-    start: int
-    stop: int
+    camera: int
+    wanted: _Wanted
+    first: int
+    last: int
 
-    def __call__(self, file: OpenFile) -> NDArray[np.uint8]:
-        dataset = file.dataset(self.image.dataset)
-        # The low-level call: h5py's own indexing costs as much again as the read.
-        shape = (self.stop - self.start, *dataset.shape[1:])
-        frames = np.empty(shape, np.uint8)
-        space = dataset.id.get_space()
-        space.select_hyperslab((self.start, 0, 0, 0), shape)
-        dataset.id.read(h5py.h5s.create_simple(shape), space, frames)
-        return frames
+
+class FrameReader:
+    """Reads frames of many files; safe to use from several threads.
+
+    Args:
+        files: Open files; stay the caller's.
+        io_threads: Reads in flight; 1 reads in the calling thread.
+    """
+
+    def __init__(self, files: OpenFiles, io_threads: int | None = None) -> None:
+        self._io_threads = default_io_threads() if io_threads is None else io_threads
+        self._scratch = Scratch()
+        self._sources = FrameSources(files, self._scratch)
+        self.reset()
+        reset_after_fork(self)
+
+    def reset(self) -> None:
+        """Forget the threads."""
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def read(self, requests: Sequence[FrameRequest], out: NDArray[np.uint8]) -> None:
+        """Fill the places of all requests.
+
+        Args:
+            requests: Frames of any files; their places must not overlap.
+            out: ``(B, slots, C, H, W, 3) uint8``, C-contiguous.
+
+        Raises:
+            DataFault: A file cannot be read; names it. Other places may have been filled.
+            InvalidInput: ``out`` is not contiguous, or a place or the cameras do not fit it.
+        """
+        if out.ndim != _RANK or not out.flags.c_contiguous or out.dtype != np.uint8:
+            raise InvalidInput(
+                f"out is {out.shape} {out.dtype}: expected contiguous (B, slots, C, H, W, 3) uint8",
+                field="out",
+            )
+        flat = out.reshape(-1, *out.shape[2:])
+        jobs: list[_Job] = []
+        for request in requests:
+            places = request.places
+            inside = (places >= 0) & (places < out.shape[:2])
+            if not inside.all() or len(request.images) > out.shape[2]:
+                raise InvalidInput(f"places or cameras do not fit {out.shape}", field="places")
+            self._plan(request, places[:, 0] * out.shape[1] + places[:, 1], flat, jobs)
+        self._run(jobs, flat)
+
+    def read_block(
+        self,
+        identity: FileIdentity,
+        images: tuple[ImageColumn, ...],
+        start: int,
+        stop: int,
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Read neighbouring observations of one file.
+
+        Args:
+            identity: The file.
+            images: Its cameras.
+            start: First observation.
+            stop: One after the last.
+            out: ``(stop - start, C, H, W, 3) uint8``, C-contiguous; filled.
+
+        Raises:
+            DataFault: The file cannot be read; names it.
+            InvalidInput: ``out`` is not contiguous or too small.
+        """
+        rows = np.arange(start, stop)
+        places = np.stack([rows - start, np.zeros_like(rows)], axis=1)
+        self.read([FrameRequest(identity, images, rows, places)], out[:, None])
+
+    def close(self) -> None:
+        """End the threads."""
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
+
+    def _plan(
+        self,
+        request: FrameRequest,
+        places: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        jobs: list[_Job],
+    ) -> None:
+        """Add the jobs of one request."""
+        if not len(request.rows):
+            return
+        rows, index = np.unique(request.rows, return_inverse=True)
+        order = np.argsort(index, kind="stable")
+        bounds = np.searchsorted(index[order], np.arange(len(rows) + 1)).tolist()
+        wanted = _Wanted(rows, bounds, places[order].tolist())
+        sources = self._sources.find(request.identity, request.images)
+        for camera, (image, source) in enumerate(zip(request.images, sources, strict=True)):
+            if rows[0] < 0 or rows[-1] >= source.rows:
+                raise unreadable(
+                    request.identity,
+                    f"rows {rows[0]} to {rows[-1]} of {source.rows} are asked for",
+                    image.dataset,
+                )
+            kept = _RUN_BYTES if _fits(source, image, out) else _SCRATCH_BYTES
+            jobs.extend(
+                _Job(source, image, camera, wanted, first, last)
+                for first, last in source.groups(rows, max(1, kept // image.frame_bytes))
+            )
+
+    def _run(self, jobs: list[_Job], out: NDArray[np.uint8]) -> None:
+        """Do all jobs; returns when none of them writes to ``out`` any more."""
+        if self._io_threads == 1 or len(jobs) <= 1:
+            self._do(jobs, out, threading.Event())
+            return
+        weights = np.cumsum([(job.last - job.first) * job.image.frame_bytes for job in jobs])
+        tasks = min(len(jobs), self._io_threads * _TASKS_PER_THREAD)
+        edges = np.searchsorted(weights, weights[-1] * np.arange(1, tasks) / tasks, side="right")
+        cuts = sorted({0, len(jobs), *edges.tolist()})
+        failed = threading.Event()
+        threads = self._pool()
+        futures = [
+            threads.submit(self._do, jobs[first:last], out, failed)
+            for first, last in pairwise(cuts)
+        ]
+        wait(futures)
+        for future in futures:
+            future.result()
+
+    def _do(self, jobs: list[_Job], out: NDArray[np.uint8], failed: threading.Event) -> None:
+        try:
+            for job in jobs:
+                if failed.is_set():
+                    return
+                self._read(job, out)
+        except BaseException:
+            failed.set()
+            raise
+
+    def _read(self, job: _Job, out: NDArray[np.uint8]) -> None:
+        source, wanted, camera = job.source, job.wanted, job.camera
+        positions = range(job.first, job.last)
+        targets = [out[wanted.places[wanted.bounds[position]], camera] for position in positions]
+        rows = wanted.rows[job.first : job.last]
+        if _fits(source, job.image, out):
+            source.read(rows, targets)
+        else:
+            frame_bytes = job.image.frame_bytes
+            buffer = self._scratch.take("frames", len(targets) * frame_bytes)
+            frames = list(buffer.reshape(len(targets), *source.frame_shape))
+            source.read(rows, frames)
+            for frame, target in zip(frames, targets, strict=True):
+                place_frame(frame, job.image.order, target)
+        for position, target in zip(positions, targets, strict=True):
+            for place in wanted.places[wanted.bounds[position] + 1 : wanted.bounds[position + 1]]:
+                np.copyto(out[place, camera], target)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self._io_threads, "penstock-frames")
+            return self._threads
+
+
+def read_frames(request: FrameRequest, files: OpenFiles, out: NDArray[np.uint8]) -> None:
+    """Fill the places of one request, in the calling thread; a :class:`FrameReader` is faster.
+
+    Raises:
+        DataFault: The file cannot be read; names it.
+        InvalidInput: ``out`` or a place does not fit.
+    """
+    FrameReader(files, io_threads=1).read([request], out)
+
+
+def _fits(source: FrameSource, image: ImageColumn, out: NDArray[np.uint8]) -> bool:
+    """Whether frames are wanted just as they are stored."""
+    return image.order == "hwc" and source.frame_shape == out.shape[2:]

@@ -1,25 +1,21 @@
-"""Bringing stored frames to the shape a batch wants, exactly as a plain ``cv2.resize`` would."""
+"""Bringing stored frames to the shape a batch wants; :mod:`penstock.resize` says how exactly."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["limit_threads", "place_frame"]
+from penstock.resize import resize_into
 
-
-def limit_threads() -> None:
-    """Keep OpenCV to the calling thread; a server has enough threads of its own."""
-    cv2.setNumThreads(1)
+__all__ = ["place_frame"]
 
 
 def place_frame(
     frame: NDArray[np.uint8], order: Literal["hwc", "chw"], out: NDArray[np.uint8]
 ) -> None:
-    """Write ``frame`` into ``out``, resized bilinearly (``cv2.INTER_LINEAR``) where sizes differ.
+    """Write ``frame`` into ``out``, resized bilinearly where sizes differ.
 
     Args:
         frame: ``(h, w, 3)`` for ``hwc``, ``(3, h, w)`` for ``chw``, contiguous.
@@ -30,11 +26,5 @@ def place_frame(
         frame = np.moveaxis(frame, 0, 2)
     if frame.shape == out.shape:
         np.copyto(out, frame)
-        return
-    # OpenCV writes into dst only if it is contiguous and has the right size, which it has here.
-    cv2.resize(
-        np.ascontiguousarray(frame),
-        (out.shape[1], out.shape[0]),
-        dst=out,
-        interpolation=cv2.INTER_LINEAR,
-    )
+    else:
+        resize_into(np.ascontiguousarray(frame), out)

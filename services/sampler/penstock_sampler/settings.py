@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +10,15 @@ from pydantic import Field
 
 from penstock.config import Settings
 from penstock.server.settings import ServerSettings
+from penstock_sampler.cores import default_io_threads
 from penstock_sampler.options import DEFAULT_CAMERAS, DataOptions, parse_cameras
 
 __all__ = ["DEFAULT_PORT", "DataSettings", "SamplerSettings"]
 
 DEFAULT_PORT = 50051
+
+_SPARE_WORKERS = 8
+"""Threads that no stream may hold: health, descriptions and status are always answered."""
 
 
 class DataSettings(Settings):
@@ -30,10 +35,21 @@ class DataSettings(Settings):
     max_open_files: int = Field(
         128, ge=1, description="HDF5 files that are open at a time, one descriptor each."
     )
+    io_threads: int = Field(
+        default_factory=default_io_threads,
+        ge=1,
+        le=256,
+        description="Reads of frames in flight; two for each core, at most 8, if not given.",
+    )
     spool_dir: Path | None = Field(
         None,
         description="Folder of an unnamed temporary file with joints, actions and rewards; the "
         "system's temporary folder if not given.",
+    )
+
+    codec: Literal["auto", "raw", "lz4", "bitplanes", "bitplanes_lz4"] = Field(
+        "auto",
+        description="Codec of frames, in the cache and on the wire; auto chooses by probing.",
     )
 
     def data_options(self) -> DataOptions:
@@ -55,6 +71,51 @@ class SamplerSettings(DataSettings, ServerSettings):
     port: int = Field(
         DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
-    group_bytes: int = Field(
-        16 << 20, ge=1 << 20, description="Frames that one stream reads ahead of sending them."
+    workers: int = Field(
+        40,
+        ge=_SPARE_WORKERS + 1,
+        le=1024,
+        description=f"Threads that answer calls; all but {_SPARE_WORKERS} may hold a stream of "
+        "transitions, more streams get RESOURCE_EXHAUSTED.",
     )
+    group_bytes: int = Field(
+        4 << 20,
+        ge=1 << 20,
+        description="Frames, before encoding, that one stream reads at a time: its memory.",
+    )
+    stall_s: float = Field(
+        120.0,
+        ge=0,
+        description="Seconds that a stream waits for a client that does not read; 0 for ever.",
+    )
+    watch_s: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds between two looks for files that are new, gone or changed; 0 never "
+        "looks again.",
+    )
+    processes: str = Field(
+        "1",
+        pattern=r"^(auto|[1-9][0-9]{0,2})$",
+        description="Server processes that share the port; auto for one per core. Each one is a "
+        "replica of its own.",
+    )
+    local_socket: str = Field(
+        "auto",
+        description="Folder, or path ending in .sock, of the unix socket that hands cached frames "
+        "to clients of this machine; auto for a private folder, none for no socket.",
+    )
+    local_any_user: bool = Field(
+        default=False,
+        description="Hand cached frames to every user of this machine, not only to this one.",
+    )
+
+    @property
+    def max_streams(self) -> int:
+        """Streams of transitions at a time; the other threads stay free for short calls."""
+        return self.workers - _SPARE_WORKERS
+
+    @property
+    def process_count(self) -> int:
+        """Server processes to run."""
+        return (os.cpu_count() or 1) if self.processes == "auto" else int(self.processes)

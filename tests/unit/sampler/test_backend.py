@@ -68,7 +68,7 @@ def _plainly(
     return joint[0], joint[1], action, reward, terminal, np.array(frames)
 
 
-def _assert_equal(batch: Batch, index: int, expected: tuple[Any, ...]) -> None:
+def _assert_equal(batch: Batch, index: int, expected: tuple[Any, ...], *, levels: int = 0) -> None:
     found = (
         batch.joint[index],
         batch.next_joint[index],
@@ -77,8 +77,10 @@ def _assert_equal(batch: Batch, index: int, expected: tuple[Any, ...]) -> None:
         batch.terminal[index],
         batch.frames[index],
     )
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(found[:-1], expected[:-1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    # OpenCV's resizing rounds in its own way.
+    assert np.abs(batch.frames[index].astype(np.int16) - expected[-1]).max() <= levels
 
 
 @pytest.mark.parametrize("form", ["A", "B"])
@@ -99,7 +101,7 @@ def test_batches_equal_a_plain_reading(
         expected = _plainly(
             tmp_path / f"{file}.hdf5", row, size=size, order=order, terminal=row in (2, 7)
         )
-        _assert_equal(batch, index, expected)
+        _assert_equal(batch, index, expected, levels=int(size not in (None, (6, 8))))
 
 
 STORAGE: dict[str, dict[str, Any]] = {
@@ -192,7 +194,7 @@ def test_files_of_another_size_are_resized_to_the_dataset_s(
     write(tmp_path / "b.hdf5", arrays(4, seed=1))
     large = write(tmp_path / "c.hdf5", arrays(4, size=(12, 16), seed=2))
     batch = _read(open_folder(), [9])
-    _assert_equal(batch, 0, _plainly(large, 1, size=(6, 8), terminal=False))
+    _assert_equal(batch, 0, _plainly(large, 1, size=(6, 8), terminal=False), levels=1)
 
 
 def test_without_cameras_the_rest_is_served(tmp_path: Path, open_folder: Open) -> None:
