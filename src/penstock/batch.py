@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,10 @@ class FrameSpec:
 class Batch:
     """``B`` transitions; camera ``C``, joints ``J``, actions ``A``.
 
+    A batch of windows holds the ``K`` transitions of each one after the other, so ``B`` is the
+    number of windows times ``K``; :attr:`windowed` gives every array with an axis of its own for
+    them.
+
     Attributes:
         transition_ids: ``(B,) int64``.
         frames: ``(B, 2, C, H, W, 3) uint8``: current and next observation of each camera.
@@ -65,6 +69,9 @@ class Batch:
         terminal: ``(B,) bool``; where true, the next observation repeats the current one.
         cameras: Names along the camera axis.
         step: The step of the plan it answers, or -1.
+        window: Transitions of a window, K; 1 without windows.
+        mask: ``(B,) bool``; false where a window has left its episode and repeats its last
+            transition.
     """
 
     transition_ids: NDArray[np.int64]
@@ -76,6 +83,12 @@ class Batch:
     terminal: NDArray[np.bool_]
     cameras: tuple[str, ...]
     step: int = -1
+    window: int = 1
+    mask: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+
+    def __post_init__(self) -> None:
+        if len(self.mask) != len(self.transition_ids):
+            self.mask = np.ones(len(self.transition_ids), np.bool_)
 
     @classmethod
     def allocate(cls, size: int, info: DatasetInfo, spec: FrameSpec) -> Batch:
@@ -119,8 +132,18 @@ class Batch:
             "terminal": self.terminal,
         }
 
+    @property
+    def windowed(self) -> dict[str, NDArray[np.generic]]:
+        """Every array by name, views ``(B / K, K, ...)``: frames, columns, ids and mask."""
+        arrays = {"frames": self.frames, **self.columns}
+        arrays |= {"transition_ids": self.transition_ids, "mask": self.mask}
+        return {
+            name: values.reshape(-1, self.window, *values.shape[1:])
+            for name, values in arrays.items()
+        }
+
     def rows(self, start: int, stop: int) -> Batch:
-        """Rows ``start`` to ``stop`` as views of the same memory."""
+        """Rows ``start`` to ``stop`` as views of the same memory; they need not be windows."""
         part = slice(start, stop)
         return Batch(
             self.transition_ids[part],
@@ -132,6 +155,7 @@ class Batch:
             self.terminal[part],
             self.cameras,
             self.step,
+            mask=self.mask[part],
         )
 
 

@@ -1,34 +1,31 @@
-"""Plans: which transitions make up step ``t``, as a pure function of plan and episode table.
+"""Plans: the settings that fix, with a dataset's version, which transitions make up each step.
 
-Uniform plans draw with replacement from the counter-based generator Philox (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", SC 2011). Epoch plans walk through a permutation
-made by a Feistel network with cycle walking (Black and Rogaway, "Ciphers with arbitrary finite
-domains", CT-RSA 2002): exact, any size, no memory. The position of a run is one integer.
+:class:`penstock.plan_view.PlanView` resolves them. The position of a run is one integer.
 """
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any, Literal, SupportsIndex, cast, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from penstock.dataset import EpisodeTable
 from penstock.errors import InvalidInput
 
-__all__ = ["Plan", "PlanView"]
+__all__ = ["MAX_TRANSITIONS", "Plan", "Sampling", "Split"]
 
 Split = Literal["train", "val", "all"]
-Sampling = Literal["uniform", "epoch"]
+Sampling = Literal["uniform", "epoch", "weighted"]
 
-_MAX_BATCH = 65_536
-_INTEGERS = ("seed", "batch_size", "num_traj", "rank", "world")
-_ROUNDS = 6
-_U64 = np.uint64
-_LOW32 = _U64(0xFFFFFFFF)
+MAX_TRANSITIONS = 65_536
+"""Of one step: what one call of a server may ask for."""
+_MAX_PARTS = 64
+_MAX_TEXT = 4096
+_INTEGERS = ("seed", "batch_size", "num_traj", "rank", "world", "window")
+_ADDED = ("window", "mixture", "weight_column")
+"""Left out of stored plans while unused, so that plans stored before they existed stay equal."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,24 @@ class Plan:
 
     Attributes:
         seed: Any integer from 0 to 2**63 - 1.
-        batch_size: Transitions of one step and rank.
+        batch_size: Windows of one step and rank; transitions, unless ``window`` is given.
         split: Whole episodes are in ``train`` or ``val`` for good, also when files are added.
         train_fraction: Expected share of episodes in ``train``.
-        sampling: ``uniform`` draws with replacement; ``epoch`` gives every transition once per
-            epoch, and batches run on across the end of an epoch.
+        sampling: ``uniform`` draws with replacement; ``epoch`` draws every transition once per
+            epoch, and batches run on across the end of an epoch; ``weighted`` draws with
+            replacement, in proportion to the transitions' weights.
         num_traj: Only the first so many episodes of the dataset (before the split); None: all.
-        rank: This process among ``world`` that share the plan and get disjoint batches.
+        rank: This process among ``world`` that share the plan: its step ``s`` is step
+            ``s * world + rank`` of the same plan for one process.
         world: How many processes share the plan.
+        window: Transitions of a window, K. A draw is the first transition of a window; the K - 1
+            after it follow, and beyond the end of the episode its last transition repeats. With
+            ``epoch`` every transition is the first of a window once per epoch.
+        mixture: Parts of the dataset and their shares, ``(("sim/*", 0.3), ("real/*", 0.7))``:
+            shell patterns of file ids (``*`` also matches ``/``) and weights above 0. A file
+            belongs to the first part that matches it; files that match none are left out.
+        weight_column: Name of the weight column that ``weighted`` draws by; empty for weights
+            that the caller gives.
     """
 
     seed: int = 0
@@ -55,6 +62,9 @@ class Plan:
     num_traj: int | None = None
     rank: int = 0
     world: int = 1
+    window: int = 1
+    mixture: tuple[tuple[str, float], ...] = ()
+    weight_column: str = ""
 
     def __post_init__(self) -> None:
         for name in _INTEGERS:
@@ -63,24 +73,13 @@ class Plan:
             isinstance(self.train_fraction, Real), "train_fraction", self.train_fraction, "a number"
         )
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2**63 - 1")
-        _require(
-            1 <= self.batch_size <= _MAX_BATCH,
-            "batch_size",
-            self.batch_size,
-            f"from 1 to {_MAX_BATCH}",
-        )
-        _require(self.split in get_args(Split), "split", self.split, f"one of {get_args(Split)}")
+        self._check_in("split", Split)
+        self._check_in("sampling", Sampling)
         _require(
             0.0 < self.train_fraction <= 1.0,
             "train_fraction",
             self.train_fraction,
             "above 0 and at most 1",
-        )
-        _require(
-            self.sampling in get_args(Sampling),
-            "sampling",
-            self.sampling,
-            f"one of {get_args(Sampling)}",
         )
         _require(
             self.num_traj is None or self.num_traj >= 1,
@@ -90,14 +89,14 @@ class Plan:
         )
         _require(self.world >= 1, "world", self.world, "at least 1")
         _require(0 <= self.rank < self.world, "rank", self.rank, f"from 0 to {self.world - 1}")
+        self._check_size()
+        self._make_mixture()
+        self._check_weights()
 
-    def _make_integer(self, name: str) -> None:
-        """Have NumPy's integers as Python's, so that a plan can be stored; refuse what is none."""
-        value: object = getattr(self, name)
-        if value is None and name == "num_traj":
-            return
-        _require(isinstance(value, SupportsIndex), name, value, "an integer")
-        object.__setattr__(self, name, operator.index(cast("SupportsIndex", value)))
+    @property
+    def transitions_per_step(self) -> int:
+        """Rows of one batch: ``batch_size * window``."""
+        return self.batch_size * self.window
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
@@ -117,111 +116,90 @@ class Plan:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as plain values."""
-        return asdict(self)
+        """The fields, as plain values that JSON keeps; window, mixture and column only if used."""
+        values = asdict(self)
+        unused = asdict(Plan())
+        for name in _ADDED:
+            if values[name] == unused[name]:
+                del values[name]
+        if self.mixture:
+            values["mixture"] = [list(part) for part in self.mixture]
+        return values
+
+    def _make_integer(self, name: str) -> None:
+        """Have NumPy's integers as Python's, so that a plan can be stored; refuse what is none."""
+        value: object = getattr(self, name)
+        if value is None and name == "num_traj":
+            return
+        _require(isinstance(value, SupportsIndex), name, value, "an integer")
+        object.__setattr__(self, name, operator.index(cast("SupportsIndex", value)))
+
+    def _check_in(self, name: str, choices: Any) -> None:
+        value: object = getattr(self, name)
+        allowed = get_args(choices)
+        _require(isinstance(value, str) and value in allowed, name, value, f"one of {allowed}")
+
+    def _check_size(self) -> None:
+        for name in ("batch_size", "window"):
+            size: int = getattr(self, name)
+            _require(1 <= size <= MAX_TRANSITIONS, name, size, f"from 1 to {MAX_TRANSITIONS}")
+        _require(
+            self.transitions_per_step <= MAX_TRANSITIONS,
+            "window",
+            self.window,
+            f"batch_size x window at most {MAX_TRANSITIONS}, with batch_size {self.batch_size} it "
+            f"is {self.transitions_per_step}: make one of them smaller",
+        )
+
+    def _make_mixture(self) -> None:
+        """Have lists as tuples, so that a plan that was stored as JSON equals itself."""
+        given = cast("object", self.mixture)
+        pairs = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+        _require(pairs, "mixture", given, "pairs of pattern and share")
+        parts = [self._mixture_part(part) for part in cast("Sequence[object]", given)]
+        _require(len(parts) <= _MAX_PARTS, "mixture", parts, f"at most {_MAX_PARTS} parts")
+        patterns = [pattern for pattern, _ in parts]
+        for pattern in patterns:
+            _require(patterns.count(pattern) == 1, "mixture", given, f"{pattern!r} only once")
+        _require(
+            not parts or self.sampling != "epoch",
+            "mixture",
+            given,
+            "no mixture with sampling 'epoch', which draws every transition equally often: use "
+            "'uniform' or 'weighted'",
+        )
+        object.__setattr__(self, "mixture", tuple(parts))
+
+    def _mixture_part(self, part: object) -> tuple[str, float]:
+        pair = list(cast("Sequence[object]", part)) if isinstance(part, list | tuple) else []
+        _require(len(pair) == 2, "mixture", part, "a pair of pattern and share")  # noqa: PLR2004
+        pattern, share = pair
+        if not isinstance(pattern, str) or not 0 < len(pattern) <= _MAX_TEXT:
+            raise _wrong("mixture", part, 'a shell pattern of file ids such as "sim/*" first')
+        if not isinstance(share, Real) or not 0.0 < float(share) < math.inf:
+            raise _wrong("mixture", part, "a finite share above 0")
+        return pattern, float(share)
+
+    def _check_weights(self) -> None:
+        column = cast("object", self.weight_column)
+        _require(
+            isinstance(column, str) and len(column) <= _MAX_TEXT,
+            "weight_column",
+            column,
+            "the name of a weight column",
+        )
+        _require(
+            not column or self.sampling == "weighted",
+            "weight_column",
+            column,
+            f"none with sampling {self.sampling!r}: use sampling 'weighted'",
+        )
 
 
-class PlanView:
-    """A plan seen over one episode table; resolving a step costs O(batch * log episodes).
-
-    Raises:
-        InvalidInput: The split has no transitions, or fewer than one batch of an epoch plan.
-    """
-
-    def __init__(self, plan: Plan, episodes: EpisodeTable) -> None:
-        self.plan = plan
-        starts = episodes.first_transition
-        chosen = np.arange(len(episodes))[: plan.num_traj]
-        chosen = chosen[episodes.length[chosen] > 0]
-        if plan.split != "all":
-            # The top 53 bits as a number in [0, 1): exact in float64.
-            place = (episodes.split_key[chosen] >> _U64(11)).astype(np.float64) / 2.0**53
-            in_train = place < plan.train_fraction
-            chosen = chosen[in_train if plan.split == "train" else ~in_train]
-        self._first = starts[chosen]
-        self._ends = np.cumsum(episodes.length[chosen], dtype=np.int64)
-        self.episodes = len(chosen)
-        self.transitions = int(self._ends[-1]) if len(chosen) else 0
-        if self.transitions == 0:
-            raise InvalidInput(
-                f"split {plan.split!r} has no transitions (train_fraction "
-                f"{plan.train_fraction}, {len(episodes)} episodes in the dataset, num_traj "
-                f"{plan.num_traj}): change train_fraction or use split 'all'",
-                field="plan.split",
-            )
-        if plan.sampling == "epoch" and plan.batch_size * plan.world > self.transitions:
-            raise InvalidInput(
-                f"batch_size {plan.batch_size} x world {plan.world} is larger than the split "
-                f"{plan.split!r} with {self.transitions} transitions: make the batch smaller",
-                field="plan.batch_size",
-            )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps after which every transition was given at least once by an epoch plan."""
-        return -(-self.transitions // (self.plan.batch_size * self.plan.world))
-
-    def transition_ids(self, step: int) -> NDArray[np.int64]:
-        """Ids of the transitions of ``step``, ``(batch_size,) int64``."""
-        if step < 0:
-            raise InvalidInput(f"step {step}: steps count from 0", field="step")
-        uniform = self.plan.sampling == "uniform"
-        places = self._draw(step) if uniform else self._walk(step)
-        episode = np.searchsorted(self._ends, places, side="right")
-        before = np.where(episode > 0, self._ends[episode - 1], 0)
-        return self._first[episode] + (places - before)
-
-    def _draw(self, step: int) -> NDArray[np.int64]:
-        block = step * self.plan.world + self.plan.rank
-        # The block counts in the second word, so that no two blocks overlap.
-        philox = np.random.Philox(key=self.plan.seed, counter=[0, block, 0, 0])
-        raw = philox.random_raw(self.plan.batch_size)
-        return _scale(raw, self.transitions)
-
-    def _walk(self, step: int) -> NDArray[np.int64]:
-        size, total = self.plan.batch_size, self.transitions
-        begin = (step * self.plan.world + self.plan.rank) * size
-        epoch, offset = divmod(begin, total)
-        places = np.arange(offset, offset + size, dtype=np.int64)
-        out = np.empty(size, np.int64)
-        later = places >= total
-        out[~later] = _permute(places[~later], total, self.plan.seed, epoch)
-        out[later] = _permute(places[later] - total, total, self.plan.seed, epoch + 1)
-        return out
-
-
-def _scale(raw: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
-    """High 64 bits of ``raw * total``: uniform in [0, total), bias below total / 2**64."""
-    high, low = raw >> _U64(32), raw & _LOW32
-    factor_high, factor_low = _U64(total >> 32), _U64(total & 0xFFFFFFFF)
-    middle = high * factor_low + ((low * factor_low) >> _U64(32))
-    carry = (low * factor_high + (middle & _LOW32)) >> _U64(32)
-    return (high * factor_high + (middle >> _U64(32)) + carry).astype(np.int64)
-
-
-def _permute(places: NDArray[np.int64], total: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Where a seeded permutation of [0, total) sends each place."""
-    half_bits = max(1, -(-max(total - 1, 1).bit_length() // 2))
-    half, mask = _U64(half_bits), _U64((1 << half_bits) - 1)
-    key = np.random.Philox(key=seed, counter=[0, 0, epoch, 1]).random_raw(_ROUNDS)
-    values = places.astype(np.uint64)
-    outside = np.ones(len(values), np.bool_)
-    while outside.any():
-        left, right = values[outside] >> half, values[outside] & mask
-        for round_key in key:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        values[outside] = (left << half) | right
-        outside = values >= _U64(total)
-    return values.astype(np.int64)
-
-
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    value = (value ^ (value >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> _U64(27))) * _U64(0x94D049BB133111EB)
-    return value ^ (value >> _U64(31))
+def _wrong(name: str, value: object, expected: str) -> InvalidInput:
+    return InvalidInput(f"plan.{name} is {value!r}: expected {expected}", field=f"plan.{name}")
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:  # noqa: FBT001
     if not condition:
-        raise InvalidInput(f"plan.{name} is {value!r}: expected {expected}", field=f"plan.{name}")
+        raise _wrong(name, value, expected)

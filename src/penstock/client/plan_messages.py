@@ -11,7 +11,9 @@ from penstock.v1 import sampler_pb2 as pb
 __all__ = ["plan_from_message", "plan_to_message"]
 
 _SPLITS: dict[int, Split] = {0: "train", 1: "train", 2: "val", 3: "all"}
-_SAMPLINGS: dict[int, Sampling] = {0: "uniform", 1: "uniform", 2: "epoch"}
+_SAMPLINGS: dict[int, Sampling] = {0: "uniform", 1: "uniform", 2: "epoch", 3: "weighted"}
+_SPLIT_NUMBERS = {name: number for number, name in _SPLITS.items()}
+_SAMPLING_NUMBERS = {name: number for number, name in _SAMPLINGS.items()}
 
 
 def plan_to_message(plan: Plan) -> pb.Plan:
@@ -19,12 +21,15 @@ def plan_to_message(plan: Plan) -> pb.Plan:
     return pb.Plan(
         seed=plan.seed,
         batch_size=plan.batch_size,
-        split={"train": pb.SPLIT_TRAIN, "val": pb.SPLIT_VAL, "all": pb.SPLIT_ALL}[plan.split],
+        split=pb.Split.Name(_SPLIT_NUMBERS[plan.split]),
         train_fraction=plan.train_fraction,
-        sampling={"uniform": pb.SAMPLING_UNIFORM, "epoch": pb.SAMPLING_EPOCH}[plan.sampling],
+        sampling=pb.Sampling.Name(_SAMPLING_NUMBERS[plan.sampling]),
         num_traj=plan.num_traj or 0,
         rank=plan.rank,
         world=plan.world,
+        window=plan.window if plan.window > 1 else 0,  # 0 also goes to servers without windows
+        mixture=[pb.MixturePart(files=files, weight=weight) for files, weight in plan.mixture],
+        weight_column=plan.weight_column,
     )
 
 
@@ -34,7 +39,11 @@ def plan_from_message(message: pb.Plan) -> Plan:
     Raises:
         InvalidInput: A field is out of range, or of a newer version than this server.
     """
-    unknown = [field.field_number for field in UnknownFieldSet(message)]
+    unknown = [
+        field.field_number
+        for known in (message, *message.mixture)
+        for field in UnknownFieldSet(known)
+    ]
     if unknown:
         raise InvalidInput(
             f"plan has fields that this server does not know (numbers {unknown}): update the "
@@ -55,4 +64,7 @@ def plan_from_message(message: pb.Plan) -> Plan:
         num_traj=message.num_traj or None,
         rank=message.rank,
         world=message.world or 1,
+        window=message.window or 1,
+        mixture=tuple((part.files, part.weight) for part in message.mixture),
+        weight_column=message.weight_column,
     )

@@ -26,7 +26,8 @@ from penstock.client.messages import (
 from penstock.client.part_messages import part_into_batch
 from penstock.dataset import DatasetInfo, EpisodeTable
 from penstock.errors import Corrupt, Unavailable
-from penstock.plan import Plan, PlanView
+from penstock.plan import Plan
+from penstock.plan_view import PlanView
 from penstock.targets import Target
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1.sampler_pb2_grpc import SamplerServiceStub
@@ -93,15 +94,11 @@ class SamplerClient:
     def view(self, plan: Plan) -> PlanView:
         """The plan over this dataset: its transitions, episodes and steps per epoch."""
         if plan not in self._views:
-            view = self._views[plan] = PlanView(plan, self.episodes)
-            if plan.batch_size > view.transitions:
-                log.warning(
-                    "batch_size %d is larger than the split %r with %d transitions: drawn with "
-                    "replacement, every batch repeats some",
-                    plan.batch_size,
-                    plan.split,
-                    view.transitions,
-                )
+            column = self._backend.weights(plan.weight_column) if plan.weight_column else None
+            view = PlanView(plan, self.episodes, files=self.info.files, weights=column)
+            for remark in view.remarks:
+                log.warning("%s", remark)
+            self._views[plan] = view
         return self._views[plan]
 
     def sample(self, plan: Plan, step: int) -> Batch:
@@ -112,8 +109,9 @@ class SamplerClient:
             Unavailable: Nobody answered for as long as the client retries.
             DataFault: A file cannot be read; names it.
         """
-        batch = self.fetch(self.view(plan).transition_ids(step))
-        batch.step = step
+        draw = self.view(plan).draw(step)
+        batch = self.fetch(draw.transition_ids)
+        batch.step, batch.window, batch.mask = step, plan.window, draw.mask
         return batch
 
     def fetch(self, transition_ids: NDArray[np.int64]) -> Batch:

@@ -27,11 +27,14 @@ def to_tensors(batch: Batch) -> dict[str, Any]:
 
     Returns:
         ``frames (B, 2, C, H, W, 3) uint8``, ``joint``, ``next_joint``, ``action``, ``reward``
-        (float32), ``terminal`` (bool), ``transition_ids`` (int64) and the integer ``step``.
+        (float32), ``terminal`` (bool), ``transition_ids`` (int64) and the integer ``step``. With
+        windows of K transitions ``(windows, K, ...)`` each, and ``mask (windows, K) bool``.
     """
-    tensors: dict[str, Any] = {"frames": torch.from_numpy(batch.frames)}
-    tensors |= {name: torch.from_numpy(values) for name, values in batch.columns.items()}
-    tensors["transition_ids"] = torch.from_numpy(batch.transition_ids)
+    if batch.window > 1:
+        arrays = batch.windowed
+    else:
+        arrays = {"frames": batch.frames, **batch.columns, "transition_ids": batch.transition_ids}
+    tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items()}
     tensors["step"] = batch.step
     return tensors
 

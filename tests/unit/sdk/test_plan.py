@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from penstock.dataset import EpisodeTable
 from penstock.errors import InvalidInput
-from penstock.plan import Plan, PlanView
+from penstock.plan import Plan
+from penstock.plan_view import PlanView
 
 
 def episode_table(lengths, keys=None):
@@ -164,7 +165,7 @@ def test_a_split_without_episodes_is_refused():
 
 
 def test_an_unknown_field_is_answered_with_the_known_ones():
-    with pytest.raises(InvalidInput, match="no 'batchsize': its fields are batch_size, num_traj"):
+    with pytest.raises(InvalidInput, match="no 'batchsize': its fields are batch_size, mixture, num_traj"):
         Plan.from_dict({"batchsize": 8})
 
 
