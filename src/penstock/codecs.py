@@ -15,7 +15,7 @@ import lz4.block
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock import bitplanes
+from penstock import bitplanes, native
 from penstock.errors import Corrupt, InvalidInput
 
 __all__ = [
@@ -124,7 +124,19 @@ def encode_images(codec: str, images: NDArray[np.uint8]) -> tuple[bytes, NDArray
     """
     rows = _image_rows("images", images)
     check_image_codec(codec)
-    parts = [_encode_image(codec, image) for image in rows]
+    if codec == "raw":
+        return images.tobytes(), np.full(len(rows), rows[0].size if len(rows) else 0, np.uint32)
+    if codec == "lz4":
+        parts = [CODECS["lz4"].encode(image.reshape(-1).data) for image in rows]
+    else:
+        data, sizes = _encode_bitplanes(rows)
+        if codec == "bitplanes":
+            return data.tobytes(), sizes
+        ends = np.cumsum(sizes, dtype=np.int64)
+        parts = [
+            CODECS["lz4"].encode(data[start:end].data)
+            for start, end in zip(ends - sizes, ends, strict=True)
+        ]
     return b"".join(parts), np.array([len(part) for part in parts], np.uint32)
 
 
@@ -154,6 +166,18 @@ def decode_images(
             f"{codec} images have {len(view)} bytes for {len(rows)} images, "
             f"{int(image_bytes.sum(dtype=np.uint64))} for {image_bytes.size} were announced"
         )
+    kernels = native.kernels()
+    if kernels is not None:
+        source = np.frombuffer(view, np.uint8)
+        sizes = np.ascontiguousarray(image_bytes, np.uint32)
+        done = kernels.decode_images(IMAGE_CODECS.index(codec), source, sizes, rows)
+        if done < len(rows):
+            raise Corrupt(
+                f"image {done} of {len(rows)}: {codec} part of {image_bytes[done]} bytes does not "
+                f"decode to {rows[done].size} bytes"
+            )
+        return
+    native.say_fallback()
     start = 0
     for index, (size, image) in enumerate(zip(image_bytes.tolist(), rows, strict=True)):
         try:
@@ -189,13 +213,17 @@ def _image_rows(name: str, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images.reshape(count, height, width * channels)
 
 
-def _encode_image(codec: str, image: NDArray[np.uint8]) -> bytes:
-    if codec == "raw":
-        return image.tobytes()
-    if codec == "lz4":
-        return CODECS["lz4"].encode(image.reshape(-1).data)
-    planes = bitplanes.encode(image)
-    return planes if codec == "bitplanes" else CODECS["lz4"].encode(memoryview(planes))
+def _encode_bitplanes(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    kernels = native.kernels()
+    if kernels is None:
+        native.say_fallback()
+        parts = [bitplanes.encode(image) for image in rows]
+        sizes = np.array([len(part) for part in parts], np.uint32)
+        return np.frombuffer(b"".join(parts), np.uint8), sizes
+    count, height, row_bytes = rows.shape
+    data = np.empty(count * bitplanes.max_encoded_bytes(height * row_bytes), np.uint8)
+    sizes = np.empty(count, np.uint32)
+    return data[: kernels.encode_bitplanes(rows, data, sizes)], sizes
 
 
 def _decode_image(codec: str, data: memoryview, out: NDArray[np.uint8]) -> None:

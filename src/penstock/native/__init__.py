@@ -1,0 +1,26 @@
+"""Kernels in C for what is done to every frame: resizing, bit planes, LZ4 and LZF decoding.
+
+Built when the package is installed (``hatch_build.py``), loaded at the first use, and never
+required: without them NumPy and python-lz4 give the same bytes, slower, and say so once.
+``PENSTOCK_NATIVE=0`` leaves them out; ``portable`` or ``avx2`` hold them below what the CPU has.
+"""
+
+from penstock.native.library import (
+    LEVELS,
+    Kernels,
+    available,
+    describe,
+    kernels,
+    lzf_decompress_into,
+    say_fallback,
+)
+
+__all__ = [
+    "LEVELS",
+    "Kernels",
+    "available",
+    "describe",
+    "kernels",
+    "lzf_decompress_into",
+    "say_fallback",
+]

@@ -1,0 +1,269 @@
+/* Bit planes of the difference to the row above; penstock/bitplanes.py defines the format. */
+#include "kernels.h"
+
+#include <string.h>
+
+#ifdef PS_X86
+#include <immintrin.h>
+#endif
+
+/* One block: 64 bytes and the 64 above them to 64 bytes of planes and their number; and back. The
+ * planes to unpack may end with the last one of `width`. */
+typedef int (*pack_block)(const uint8_t *current, const uint8_t *above, uint8_t *planes);
+typedef void (*unpack_block)(const uint8_t *planes, int width, const uint8_t *above, uint8_t *out);
+
+static const uint8_t ZEROS[PS_BLOCK];
+
+/* Bit j of byte k becomes bit k of byte j. */
+PS_INLINE uint64_t transpose_bits(uint64_t x) {
+  uint64_t t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAull;
+  x ^= t ^ (t << 7);
+  t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCull;
+  x ^= t ^ (t << 14);
+  t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ull;
+  return x ^ t ^ (t << 28);
+}
+
+PS_INLINE int pack_portable(const uint8_t *current, const uint8_t *above, uint8_t *planes) {
+  uint8_t seen = 0;
+  for (int group = 0; group < 8; group++) {
+    uint64_t values = 0;
+    for (int j = 0; j < 8; j++) {
+      uint8_t difference = (uint8_t)(current[8 * group + j] - above[8 * group + j]);
+      uint8_t value = (uint8_t)((difference << 1) ^ -(difference >> 7));
+      seen |= value;
+      values |= (uint64_t)value << (8 * j);
+    }
+    values = transpose_bits(values);
+    for (int bit = 0; bit < 8; bit++) planes[8 * bit + group] = (uint8_t)(values >> (8 * bit));
+  }
+  return seen ? 32 - __builtin_clz(seen) : 0;
+}
+
+PS_INLINE void unpack_portable(const uint8_t *planes, int width, const uint8_t *above,
+                               uint8_t *out) {
+  for (int group = 0; group < 8; group++) {
+    uint64_t values = 0;
+    for (int bit = 0; bit < width; bit++)
+      values |= (uint64_t)planes[8 * bit + group] << (8 * bit);
+    values = transpose_bits(values);
+    for (int j = 0; j < 8; j++) {
+      uint8_t value = (uint8_t)(values >> (8 * j));
+      out[8 * group + j] = (uint8_t)(above[8 * group + j] + ((value >> 1) ^ -(value & 1)));
+    }
+  }
+}
+
+#ifdef PS_X86
+
+PS_INLINE PS_AVX2 __m256i zigzag_avx2(const uint8_t *current, const uint8_t *above) {
+  __m256i difference = _mm256_sub_epi8(_mm256_loadu_si256((const __m256i *)current),
+                                       _mm256_loadu_si256((const __m256i *)above));
+  return _mm256_xor_si256(_mm256_add_epi8(difference, difference),
+                          _mm256_cmpgt_epi8(_mm256_setzero_si256(), difference));
+}
+
+PS_INLINE PS_AVX2 int pack_avx2(const uint8_t *current, const uint8_t *above, uint8_t *planes) {
+  __m256i low = zigzag_avx2(current, above), high = zigzag_avx2(current + 32, above + 32);
+  uint32_t seen = 0;
+  for (int bit = 7; bit >= 0; bit--) {
+    uint64_t plane = (uint32_t)_mm256_movemask_epi8(low);
+    plane |= (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32;
+    memcpy(planes + 8 * bit, &plane, 8);
+    seen |= (uint32_t)(plane != 0) << bit;
+    low = _mm256_add_epi8(low, low);
+    high = _mm256_add_epi8(high, high);
+  }
+  return 32 - (int)_lzcnt_u32(seen);
+}
+
+PS_INLINE PS_AVX2 __m256i transpose_bits_avx2(__m256i x) {
+  __m256i t = _mm256_and_si256(_mm256_xor_si256(x, _mm256_srli_epi64(x, 7)),
+                               _mm256_set1_epi64x(0x00AA00AA00AA00AAll));
+  x = _mm256_xor_si256(x, _mm256_xor_si256(t, _mm256_slli_epi64(t, 7)));
+  t = _mm256_and_si256(_mm256_xor_si256(x, _mm256_srli_epi64(x, 14)),
+                       _mm256_set1_epi64x(0x0000CCCC0000CCCCll));
+  x = _mm256_xor_si256(x, _mm256_xor_si256(t, _mm256_slli_epi64(t, 14)));
+  t = _mm256_and_si256(_mm256_xor_si256(x, _mm256_srli_epi64(x, 28)),
+                       _mm256_set1_epi64x(0x00000000F0F0F0F0ll));
+  return _mm256_xor_si256(x, _mm256_xor_si256(t, _mm256_slli_epi64(t, 28)));
+}
+
+PS_INLINE PS_AVX2 void add_difference_avx2(__m256i value, const uint8_t *above, uint8_t *out) {
+  __m256i half = _mm256_and_si256(_mm256_srli_epi16(value, 1), _mm256_set1_epi8(0x7F));
+  __m256i sign = _mm256_sub_epi8(_mm256_setzero_si256(),
+                                 _mm256_and_si256(value, _mm256_set1_epi8(1)));
+  _mm256_storeu_si256((__m256i *)out,
+                      _mm256_add_epi8(_mm256_xor_si256(half, sign),
+                                      _mm256_loadu_si256((const __m256i *)above)));
+}
+
+PS_INLINE PS_AVX2 void unpack_avx2(const uint8_t *planes, int width, const uint8_t *above,
+                                   uint8_t *out) {
+  /* A masked load reads nothing where the mask is 0, so the planes may end anywhere. */
+  const __m256i order = _mm256_setr_epi64x(0, 1, 2, 3), bound = _mm256_set1_epi64x(width);
+  const __m256i later = _mm256_add_epi64(order, _mm256_set1_epi64x(4));
+  __m256i low = _mm256_maskload_epi64((const long long *)planes,
+                                      _mm256_cmpgt_epi64(bound, order));
+  __m256i high = _mm256_maskload_epi64((const long long *)planes + 4,
+                                       _mm256_cmpgt_epi64(bound, later));
+  /* 8 planes of 8 bytes to 8 groups of 8: bytes of two planes, then words of four, then dwords. */
+  const __m256i pairs = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+  low = _mm256_shuffle_epi8(low, pairs);
+  high = _mm256_shuffle_epi8(high, pairs);
+  __m256i even = _mm256_permute2x128_si256(low, high, 0x20);
+  __m256i odd = _mm256_permute2x128_si256(low, high, 0x31);
+  const __m256i halves = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  low = _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi16(even, odd), halves);
+  high = _mm256_permutevar8x32_epi32(_mm256_unpackhi_epi16(even, odd), halves);
+  add_difference_avx2(transpose_bits_avx2(low), above, out);
+  add_difference_avx2(transpose_bits_avx2(high), above + 32, out + 32);
+}
+
+/* Over GF(2), transposing 8 x 8 bits, zigzag and its inverse are matrix products: one instruction
+ * each. The row for result bit b is byte 7 - b of the matrix. */
+#define IDENTITY_ROWS 0x8040201008040201ull
+#define ZIGZAG 0x808182848890A0C0ull
+#define UNZIGZAG 0x0305091121418101ull
+
+PS_INLINE PS_AVX512 int pack_avx512(const uint8_t *current, const uint8_t *above,
+                                    uint8_t *planes) {
+  const __m512i byte = _mm512_set_epi64(
+      0x38393A3B3C3D3E3Fll, 0x3031323334353637ll, 0x28292A2B2C2D2E2Fll, 0x2021222324252627ll,
+      0x18191A1B1C1D1E1Fll, 0x1011121314151617ll, 0x08090A0B0C0D0E0Fll, 0x0001020304050607ll);
+  const __m512i group = _mm512_set_epi64(
+      0x3F372F271F170F07ll, 0x3E362E261E160E06ll, 0x3D352D251D150D05ll, 0x3C342C241C140C04ll,
+      0x3B332B231B130B03ll, 0x3A322A221A120A02ll, 0x3931292119110901ll, 0x3830282018100800ll);
+  __m512i x = _mm512_sub_epi8(_mm512_loadu_si512(current), _mm512_loadu_si512(above));
+  x = _mm512_gf2p8affine_epi64_epi8(x, _mm512_set1_epi64((long long)ZIGZAG), 0);
+  x = _mm512_permutexvar_epi8(byte, x);
+  x = _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((long long)IDENTITY_ROWS), x, 0);
+  x = _mm512_permutexvar_epi8(group, x);
+  _mm512_storeu_si512(planes, x);
+  return 32 - (int)_lzcnt_u32(_mm512_test_epi64_mask(x, x));
+}
+
+PS_INLINE PS_AVX512 void unpack_avx512(const uint8_t *planes, int width, const uint8_t *above,
+                                       uint8_t *out) {
+  const __m512i group = _mm512_set_epi64(
+      0x070F171F272F373Fll, 0x060E161E262E363Ell, 0x050D151D252D353Dll, 0x040C141C242C343Cll,
+      0x030B131B232B333Bll, 0x020A121A222A323All, 0x0109111921293139ll, 0x0008101820283038ll);
+  __m512i x = _mm512_maskz_loadu_epi64((__mmask8)((1u << width) - 1), planes);
+  x = _mm512_permutexvar_epi8(group, x);
+  x = _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((long long)IDENTITY_ROWS), x, 0);
+  x = _mm512_gf2p8affine_epi64_epi8(x, _mm512_set1_epi64((long long)UNZIGZAG), 0);
+  _mm512_storeu_si512(out, _mm512_add_epi8(x, _mm512_loadu_si512(above)));
+}
+
+#endif
+
+PS_INLINE int64_t encode_with(pack_block pack, const uint8_t *image, int64_t size,
+                              int64_t row_bytes, uint8_t *out) {
+  int64_t blocks = (size + PS_BLOCK - 1) / PS_BLOCK;
+  uint8_t *planes = out + blocks;
+  for (int64_t block = 0; block < blocks; block++) {
+    int64_t at = block * PS_BLOCK;
+    int width;
+    if (at >= row_bytes && at + PS_BLOCK <= size) {
+      width = pack(image + at, image + at - row_bytes, planes);
+    } else {
+      uint8_t current[PS_BLOCK] = {0}, above[PS_BLOCK] = {0};
+      for (int64_t i = at; i < at + PS_BLOCK && i < size; i++) {
+        current[i - at] = image[i];
+        if (i >= row_bytes) above[i - at] = image[i - row_bytes];
+      }
+      width = pack(current, above, planes);
+    }
+    out[block] = (uint8_t)width;
+    /* Block b has 64 bytes of room from here: planes <= out + blocks + 64 b. */
+    planes += 8 * width;
+  }
+  return planes - out;
+}
+
+PS_INLINE void decode_with(unpack_block unpack, const uint8_t *data, int64_t size,
+                           int64_t row_bytes, uint8_t *out) {
+  int64_t blocks = (size + PS_BLOCK - 1) / PS_BLOCK;
+  const uint8_t *planes = data + blocks;
+  for (int64_t block = 0; block < blocks; block++) {
+    int64_t at = block * PS_BLOCK;
+    int width = data[block];
+    if (at >= row_bytes && row_bytes >= PS_BLOCK && at + PS_BLOCK <= size) {
+      unpack(planes, width, out + at - row_bytes, out + at);
+    } else {
+      /* The first row, the last block, or rows so short that a block is above itself. */
+      uint8_t difference[PS_BLOCK];
+      unpack(planes, width, ZEROS, difference);
+      for (int64_t i = at; i < at + PS_BLOCK && i < size; i++)
+        out[i] = (uint8_t)(difference[i - at] + (i >= row_bytes ? out[i - row_bytes] : 0));
+    }
+    planes += 8 * width;
+  }
+}
+
+static int64_t encode_portable(const uint8_t *image, int64_t size, int64_t row_bytes,
+                               uint8_t *out) {
+  return encode_with(pack_portable, image, size, row_bytes, out);
+}
+
+static void decode_portable(const uint8_t *data, int64_t size, int64_t row_bytes, uint8_t *out) {
+  decode_with(unpack_portable, data, size, row_bytes, out);
+}
+
+#ifdef PS_X86
+PS_AVX2 static int64_t encode_avx2(const uint8_t *image, int64_t size, int64_t row_bytes,
+                                   uint8_t *out) {
+  return encode_with(pack_avx2, image, size, row_bytes, out);
+}
+
+PS_AVX2 static void decode_avx2(const uint8_t *data, int64_t size, int64_t row_bytes,
+                                uint8_t *out) {
+  decode_with(unpack_avx2, data, size, row_bytes, out);
+}
+
+PS_AVX512 static int64_t encode_avx512(const uint8_t *image, int64_t size, int64_t row_bytes,
+                                       uint8_t *out) {
+  return encode_with(pack_avx512, image, size, row_bytes, out);
+}
+
+PS_AVX512 static void decode_avx512(const uint8_t *data, int64_t size, int64_t row_bytes,
+                                    uint8_t *out) {
+  decode_with(unpack_avx512, data, size, row_bytes, out);
+}
+#endif
+
+int64_t ps_bitplanes_encode(int level, const uint8_t *image, int64_t size, int64_t row_bytes,
+                            uint8_t *out) {
+#ifdef PS_X86
+  if (level == PS_LEVEL_AVX512) return encode_avx512(image, size, row_bytes, out);
+  if (level == PS_LEVEL_AVX2) return encode_avx2(image, size, row_bytes, out);
+#endif
+  (void)level;
+  return encode_portable(image, size, row_bytes, out);
+}
+
+int64_t ps_bitplanes_decode(int level, const uint8_t *data, int64_t data_bytes, int64_t size,
+                            int64_t row_bytes, uint8_t *out) {
+  int64_t blocks = (size + PS_BLOCK - 1) / PS_BLOCK, planes = 0;
+  int too_wide = 0;
+  if (data_bytes < blocks) return PS_CORRUPT;
+  for (int64_t block = 0; block < blocks; block++) {
+    planes += data[block];
+    too_wide |= data[block] > 8;
+  }
+  if (too_wide || data_bytes != blocks + 8 * planes) return PS_CORRUPT;
+#ifdef PS_X86
+  if (level == PS_LEVEL_AVX512) {
+    decode_avx512(data, size, row_bytes, out);
+    return 0;
+  }
+  if (level == PS_LEVEL_AVX2) {
+    decode_avx2(data, size, row_bytes, out);
+    return 0;
+  }
+#endif
+  (void)level;
+  decode_portable(data, size, row_bytes, out);
+  return 0;
+}

@@ -1,0 +1,76 @@
+/* The kernels of Penstock: resizing, bit planes, LZ4 and LZF decoding.
+ *
+ * Plain C11, called by ctypes, which lets other Python threads run meanwhile. No call keeps state.
+ * Every decoder checks all lengths before it reads or writes: its input may be hostile.
+ *
+ * `level` says which instructions to use; ps_best_level() is the highest this CPU has. All levels
+ * give equal bytes.
+ */
+#ifndef PENSTOCK_KERNELS_H
+#define PENSTOCK_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#define PS_API __attribute__((visibility("default")))
+#define PS_INLINE static inline __attribute__((always_inline))
+#else
+#error "the kernels need GCC or Clang"
+#endif
+
+#if defined(__x86_64__)
+#define PS_X86 1
+#define PS_AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt")))
+/* Ice Lake, Zen 4 and later. */
+#define PS_AVX512 \
+  __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq," \
+                        "avx512vbmi,gfni")))
+#endif
+
+enum { PS_PORTABLE = 0, PS_LEVEL_AVX2 = 1, PS_LEVEL_AVX512 = 2 };
+
+/* The order of penstock.codecs.IMAGE_CODECS. */
+enum { PS_RAW = 0, PS_LZ4 = 1, PS_BITPLANES = 2, PS_BITPLANES_LZ4 = 3 };
+
+enum { PS_BLOCK = 64, PS_NO_MEMORY = -1, PS_CORRUPT = -2 };
+
+/* Changes whenever a signature below or a meaning of its arguments does. */
+PS_API int ps_abi(void);
+PS_API int ps_best_level(void);
+
+/* Encodes `count` images of `rows` times `row_bytes` bytes into `out`, which has room for
+ * count * ceil(rows * row_bytes / 64) * 65 bytes. Writes the size of each; returns their sum. */
+PS_API int64_t ps_encode_bitplanes(int level, const uint8_t *images, int64_t count, int64_t rows,
+                                   int64_t row_bytes, uint8_t *out, uint32_t *sizes);
+
+/* Decodes `count` images from `data`, whose `sizes` the caller has summed up. Returns `count`, or
+ * the index of the first image that does not decode to its size, or PS_NO_MEMORY. */
+PS_API int64_t ps_decode_images(int level, int codec, const uint8_t *data, const uint32_t *sizes,
+                                int64_t count, int64_t rows, int64_t row_bytes, uint8_t *out);
+
+/* The input pixel and the 15-bit weight of the next one, for each output row or column. */
+typedef struct {
+  const int32_t *first;
+  const int32_t *weight;
+} ps_taps;
+
+/* Resizes `count` images of height x width pixels, 3 bytes each. Returns 0 or PS_NO_MEMORY. */
+PS_API int64_t ps_resize(int level, const uint8_t *images, int64_t count, int64_t height,
+                         int64_t width, uint8_t *out, int64_t out_height, int64_t out_width,
+                         const int32_t *row_first, const int32_t *row_weight,
+                         const int32_t *column_first, const int32_t *column_weight);
+
+/* Both return the number of bytes written, or PS_CORRUPT. */
+PS_API int64_t ps_lzf_decompress(const uint8_t *data, int64_t data_bytes, uint8_t *out,
+                                 int64_t out_bytes);
+PS_API int64_t ps_lz4_decompress(const uint8_t *data, int64_t data_bytes, uint8_t *out,
+                                 int64_t out_bytes);
+
+/* Inside the library: one image. Decoding returns 0 or PS_CORRUPT. */
+int64_t ps_bitplanes_encode(int level, const uint8_t *image, int64_t size, int64_t row_bytes,
+                            uint8_t *out);
+int64_t ps_bitplanes_decode(int level, const uint8_t *data, int64_t data_bytes, int64_t size,
+                            int64_t row_bytes, uint8_t *out);
+
+#endif

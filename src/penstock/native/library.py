@@ -1,0 +1,210 @@
+"""Finding, loading and calling the native library."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import Corrupt, LimitExceeded, Unsupported
+
+__all__ = [
+    "LEVELS",
+    "Kernels",
+    "available",
+    "describe",
+    "kernels",
+    "lzf_decompress_into",
+    "say_fallback",
+]
+
+LEVELS = ("portable", "avx2", "avx512")
+"""Sets of instructions, each including the ones before; all give equal bytes."""
+
+_ABI = 1
+_FILE = Path(__file__).with_name("kernels.so")
+_SWITCH = "PENSTOCK_NATIVE"
+_NO_MEMORY = -1
+
+_log = logging.getLogger(__name__)
+
+
+class Kernels:
+    """The native library at one level of instructions.
+
+    Calls hold no state and let other Python threads run. Arguments are not checked here but by the
+    callers in ``penstock.codecs`` and ``penstock.resize``: arrays are uint8 and C-contiguous.
+
+    Args:
+        path: The shared library.
+        level: One of ``LEVELS``, at most ``best_level(path)``; ``None`` means the best.
+
+    Raises:
+        OSError: The file is missing, or is no library for this machine.
+        ValueError: It was built from other sources, or this CPU has no such level.
+    """
+
+    def __init__(self, path: Path = _FILE, level: str | None = None) -> None:
+        library = ctypes.CDLL(str(path))
+        if library.ps_abi() != _ABI:
+            raise ValueError(f"{path} was built from other sources: install penstock again")
+        best = library.ps_best_level()
+        if level is not None and LEVELS.index(level) > best:
+            raise ValueError(f"this CPU has {LEVELS[best]}, not {level}")
+        self.level = LEVELS[best] if level is None else level
+        self._level = LEVELS.index(self.level)
+        size, pointer = ctypes.c_int64, ctypes.c_void_p
+        self._encode_bitplanes = library.ps_encode_bitplanes
+        self._encode_bitplanes.restype = size
+        self._encode_bitplanes.argtypes = [ctypes.c_int, pointer, *3 * [size], pointer, pointer]
+        self._decode_images = library.ps_decode_images
+        self._decode_images.restype = size
+        self._decode_images.argtypes = [*2 * [ctypes.c_int], *2 * [pointer], *3 * [size], pointer]
+        self._resize = library.ps_resize
+        self._resize.restype = size
+        self._resize.argtypes = [
+            *(ctypes.c_int, pointer, *3 * [size]),
+            *(pointer, *2 * [size]),
+            *4 * [pointer],
+        ]
+        self._lzf_decompress = library.ps_lzf_decompress
+        self._lzf_decompress.restype = size
+        self._lzf_decompress.argtypes = [pointer, size, pointer, size]
+
+    def encode_bitplanes(
+        self, images: NDArray[np.uint8], out: NDArray[np.uint8], sizes: NDArray[np.uint32]
+    ) -> int:
+        """Encode ``(n, H, row_bytes)`` images into ``out``, which has room for the worst case.
+
+        Returns:
+            How many bytes of ``out`` were written; ``sizes`` has those of each image.
+        """
+        return self._encode_bitplanes(
+            self._level, _address(images), *images.shape, _address(out), _address(sizes)
+        )
+
+    def decode_images(
+        self,
+        codec: int,
+        data: NDArray[np.uint8],
+        sizes: NDArray[np.uint32],
+        out: NDArray[np.uint8],
+    ) -> int:
+        """Decode ``(n, H, row_bytes)`` images; ``sizes`` add up to the size of ``data``.
+
+        Args:
+            codec: Index in ``penstock.codecs.IMAGE_CODECS``.
+            data: ``(size,)`` uint8.
+            sizes: ``(n,)`` uint32.
+            out: Filled.
+
+        Returns:
+            ``n``, or the index of the first image that does not decode.
+
+        Raises:
+            LimitExceeded: No memory for one decoded image.
+        """
+        done = self._decode_images(
+            self._level, codec, _address(data), _address(sizes), *out.shape, _address(out)
+        )
+        if done == _NO_MEMORY:
+            raise LimitExceeded(f"no memory to decode an image of {out.shape[1:]} bytes")
+        return done
+
+    def resize(
+        self,
+        images: NDArray[np.uint8],
+        out: NDArray[np.uint8],
+        row_taps: tuple[NDArray[np.int32], NDArray[np.int32]],
+        column_taps: tuple[NDArray[np.int32], NDArray[np.int32]],
+    ) -> None:
+        """Resize ``(n, h, w, 3)`` to ``(n, H, W, 3)`` by the taps of rows and columns.
+
+        Raises:
+            LimitExceeded: No memory for one row.
+        """
+        taps = [_address(array) for array in (*row_taps, *column_taps)]
+        done = self._resize(
+            self._level, _address(images), *images.shape[:3], _address(out), *out.shape[1:3], *taps
+        )
+        if done == _NO_MEMORY:
+            raise LimitExceeded(f"no memory to resize to {out.shape[1]} x {out.shape[2]} pixels")
+
+    def lzf_decompress(self, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
+        """Decode LZF; returns how many bytes that gave, negative when it is damaged."""
+        return self._lzf_decompress(_address(data), data.size, _address(out), out.size)
+
+
+def _address(array: NDArray[np.generic]) -> int:
+    return array.__array_interface__["data"][0]
+
+
+@lru_cache(maxsize=1)
+def _find() -> Kernels | str:
+    """The library, or why there is none."""
+    wish = os.environ.get(_SWITCH, "")
+    if wish == "0":
+        return f"switched off by {_SWITCH}=0"
+    if wish not in ("", "1", *LEVELS):
+        return f"{_SWITCH}={wish} is not known: use 0, 1 or one of {', '.join(LEVELS)}"
+    if not _FILE.exists():
+        return "it was not built: install penstock again where there is a C compiler"
+    try:
+        return Kernels(_FILE, wish if wish in LEVELS else None)
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def kernels() -> Kernels | None:
+    """The native library at the level to use, or ``None`` where it is absent."""
+    found = _find()
+    return found if isinstance(found, Kernels) else None
+
+
+def available() -> bool:
+    """Whether the native library is there and switched on."""
+    return kernels() is not None
+
+
+def describe() -> str:
+    """``avx512``, ``avx2`` or ``portable``; or ``absent: `` and why."""
+    found = _find()
+    return found.level if isinstance(found, Kernels) else f"absent: {found}"
+
+
+@lru_cache(maxsize=1)
+def say_fallback() -> None:
+    """Say once in a process that frames are handled without the native library."""
+    _log.warning(
+        "The native kernels are %s. Frames are resized and decoded by NumPy instead: "
+        "the same bytes, tens of times slower.",
+        describe(),
+    )
+
+
+def lzf_decompress_into(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
+    """Decode the LZF filter of HDF5 into ``out``, without holding the interpreter lock.
+
+    Args:
+        data: One filtered chunk.
+        out: ``(size,)`` uint8, C-contiguous; filled. After an error it may hold anything.
+
+    Raises:
+        Corrupt: ``data`` does not decode to exactly ``out.nbytes`` bytes.
+        Unsupported: The native library is absent (ask ``available()`` before).
+    """
+    library = kernels()
+    if library is None:
+        raise Unsupported(f"LZF needs the native kernels, which are {describe()}")
+    if out.dtype != np.uint8 or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be C-contiguous, writable and uint8")
+    source = np.frombuffer(data, np.uint8)
+    decoded = library.lzf_decompress(source, out)
+    if decoded != out.size:
+        held = "is damaged" if decoded < 0 else f"holds {decoded} bytes"
+        raise Corrupt(f"lzf chunk of {source.size} bytes {held}, {out.size} were announced")
