@@ -116,10 +116,24 @@ class Conflict(PenstockError):
 
 
 class LimitExceeded(PenstockError):
-    """A stated limit was reached: a size, a queue, a quota, the disk."""
+    """A stated limit was reached: a size, a queue, a quota, the disk.
+
+    ``retry_after_s`` says when a retry may help; 0 where none does.
+    """
 
     status = "RESOURCE_EXHAUSTED"
     default_reason = "LIMIT_EXCEEDED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 0.0,
+        reason: str = "",
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(PenstockError):

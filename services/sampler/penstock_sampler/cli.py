@@ -7,15 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import structlog
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
 
 from penstock.config import settings_options
-from penstock.errors import DataFault, NotFound
-from penstock.targets import Target
+from penstock.errors import NotFound
 from penstock_sampler.discovery import find_files
 from penstock_sampler.doctor import Diagnosis, diagnose
 from penstock_sampler.findings import Findings, Level
@@ -23,8 +21,6 @@ from penstock_sampler.options import DataOptions
 from penstock_sampler.settings import DataSettings, SamplerSettings
 
 __all__ = ["doctor", "serve"]
-
-log = structlog.get_logger(__name__)
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
@@ -44,28 +40,9 @@ def serve(settings: SamplerSettings) -> None:
       PENSTOCK_DATA='/data/*.hdf5' penstock serve sampler --metrics-port 9090
     """
     # Loaded here, so that doctor does not wait for gRPC.
-    from penstock.server import configure_logging
-    from penstock.server import serve as serve_until_signal
-    from penstock_sampler.backend import open_backend
-    from penstock_sampler.resize import limit_threads
-    from penstock_sampler.service import SamplerService
-    from penstock_sampler.waiting import WaitingBackend
+    from penstock_sampler.serving import serve_sampler
 
-    configure_logging(settings.log_level, settings.log_format)
-    limit_threads()
-    backend = WaitingBackend(lambda: open_backend(Target.parse(settings.data), settings))
-    service = SamplerService(backend, settings.group_bytes, settings.max_calls)
-    try:
-        try:
-            backend.open()
-            service.dataset()
-        except (NotFound, DataFault) as error:
-            if not settings.wait_for_data:
-                raise
-            log.warning("no data yet", reason=error.reason, error=error.message)
-        serve_until_signal("sampler", settings, service.register)
-    finally:
-        backend.close()
+    serve_sampler(settings)
 
 
 @click.command("doctor")
@@ -87,7 +64,7 @@ def doctor(files: tuple[str, ...], settings: DataSettings, *, as_json: bool) -> 
     diagnoses = [
         diagnosis
         for name in files
-        for diagnosis in _diagnose_all(name, options, settings.spool_dir)
+        for diagnosis in _diagnose_all(name, options)
     ]
     if as_json:
         click.echo(json.dumps([_as_json(diagnosis) for diagnosis in diagnoses], indent=2))
@@ -99,14 +76,14 @@ def doctor(files: tuple[str, ...], settings: DataSettings, *, as_json: bool) -> 
         raise SystemExit(1)
 
 
-def _diagnose_all(name: str, options: DataOptions, spool_dir: Path | None) -> list[Diagnosis]:
+def _diagnose_all(name: str, options: DataOptions) -> list[Diagnosis]:
     try:
         found = find_files([name])
     except NotFound as error:
         findings = Findings(name)
         findings.fail("readable", error.message, remedy="check the path", reason="MISSING")
         return [Diagnosis(findings)]
-    return [diagnose(file.path, options, spool_dir) for file in found]
+    return [diagnose(file.path, options) for file in found]
 
 
 def _as_json(diagnosis: Diagnosis) -> dict[str, object]:

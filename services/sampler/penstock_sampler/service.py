@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import grpc
 import numpy as np
 import structlog
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from penstock.backends import ReplicaBackend
 from penstock.batch import Batch, FrameSpec
 from penstock.client.messages import (
+    CODEC_NUMBERS,
     codec_names,
     dataset_to_message,
     episodes_to_messages,
@@ -21,15 +27,22 @@ from penstock.client.messages import (
 from penstock.client.part_messages import part_to_message
 from penstock.client.plan_messages import plan_from_message
 from penstock.dataset import DatasetInfo
-from penstock.errors import Conflict, DataFault, InvalidInput, LimitExceeded
-from penstock.plan import PlanView
+from penstock.errors import DataFault, InvalidInput, LimitExceeded
+from penstock.observations import Observations
+from penstock.plan import Plan
+from penstock.plan_view import PlanView
 from penstock.server.bootstrap import MAX_MESSAGE_BYTES
+from penstock.server.joined import Unserialised, joined
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1.sampler_pb2_grpc import (
     SamplerServiceServicer,
     add_SamplerServiceServicer_to_server,
 )
 from penstock_sampler import metrics
+from penstock_sampler.parts import CutPart, cut
+from penstock_sampler.status import Activity, CacheStatus, ReportsCache, resident_bytes
+from penstock_sampler.streams import Streams
+from penstock_sampler.waiting import ServedVersions
 
 __all__ = ["SamplerService"]
 
@@ -40,38 +53,54 @@ MAX_SIDE = 4096
 PART_BYTES = 1 << 20
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
+_WEIGHTS_PER_MESSAGE = 65_536
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How a client wants its transitions."""
+
+    spec: FrameSpec
+    accepted: tuple[str, ...]
+    frames: bool
 
 
 class SamplerService(SamplerServiceServicer):
-    """Serves one backend; keeps nothing about its clients.
+    """Serves one dataset; keeps nothing about its clients.
 
     Args:
-        backend: The dataset.
-        group_bytes: Frames that one stream reads ahead of sending them: its memory.
-        max_calls: Calls that the server accepts at a time, told to clients.
+        backend: The dataset, or its versions.
+        group_bytes: Frames, before encoding, that one stream reads at a time: its memory.
+        max_calls: Streams of transitions at a time; more are told to come back.
+        stall_s: Seconds that a stream waits for a client that does not read; 0 for ever.
+        codec: Of all frames where the client accepts it; ``auto`` leaves it to the backend.
+        activity: Where to count.
+        local_socket: Path of the socket that hands out cached frames; empty without.
     """
 
-    def __init__(self, backend: ReplicaBackend, group_bytes: int, max_calls: int) -> None:
-        self._backend, self._group_bytes, self._max_calls = backend, group_bytes, max_calls
-        self._counted: DatasetInfo | None = None
-
-    def dataset(self) -> DatasetInfo:
-        """The dataset that is served; the gauges follow it.
-
-        Raises:
-            DataFault: There is none yet.
-        """
-        info = self._backend.info()
-        if info is not self._counted:
-            metrics.FILES.set(len(info.files))
-            metrics.REFUSED_FILES.set(len(info.refused))
-            metrics.DROPPED_ROWS.set(info.dropped_rows)
-            self._counted = info
-        return info
+    def __init__(
+        self,
+        backend: ReplicaBackend | ServedVersions,
+        group_bytes: int = 4 << 20,
+        max_calls: int = 32,
+        *,
+        stall_s: float = 120.0,
+        codec: str = "auto",
+        activity: Activity | None = None,
+        local_socket: str = "",
+    ) -> None:
+        served = backend if isinstance(backend, ServedVersions) else ServedVersions.of(backend)
+        self._served, self._group_bytes = served, group_bytes
+        self._streams = Streams(max_calls, stall_s)
+        self._forced = () if codec == "auto" else (codec,)
+        self._activity = activity or Activity()
+        self._local_socket = local_socket
 
     def register(self, server: grpc.Server) -> list[str]:
         """Add this service to ``server``; returns its full name."""
-        add_SamplerServiceServicer_to_server(self, server)
+        add_SamplerServiceServicer_to_server(self, Unserialised(server, {"Fetch", "Sample"}))
         return [pb.DESCRIPTOR.services_by_name["SamplerService"].full_name]
 
     def GetDataset(  # noqa: N802 - the protocol's name
@@ -79,130 +108,271 @@ class SamplerService(SamplerServiceServicer):
     ) -> pb.GetDatasetResponse:
         """Describe the dataset and what one call may ask for."""
         del request, context
-        return pb.GetDatasetResponse(
-            dataset=dataset_to_message(self.dataset()),
-            limits=pb.ServerLimits(
-                max_ids_per_fetch=MAX_IDS,
-                max_image_side_px=MAX_SIDE,
-                max_calls_in_flight=self._max_calls,
-                target_part_bytes=PART_BYTES,
-            ),
-        )
+        with self._served.use() as backend:
+            info = backend.info()
+            if self._forced:
+                info = replace(info, codecs=tuple(dict.fromkeys((*self._forced, "raw"))))
+            return pb.GetDatasetResponse(
+                dataset=dataset_to_message(info),
+                limits=pb.ServerLimits(
+                    max_ids_per_fetch=MAX_IDS,
+                    max_image_side_px=MAX_SIDE,
+                    max_calls_in_flight=self._streams.limit,
+                    target_part_bytes=PART_BYTES,
+                ),
+                replica_id=self._activity.replica_id,
+                local_socket=self._local_socket,
+            )
 
     def ListFiles(  # noqa: N802 - the protocol's name
         self, request: pb.ListFilesRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ListFilesResponse]:
         """Stream the files with their moments."""
         del context
-        if request.dataset_version:
-            self._check_version(request.dataset_version)
-        yield from files_to_messages(self.dataset().files)
+        with self._served.use(request.dataset_version) as backend:
+            yield from files_to_messages(backend.info().files)
 
     def ListEpisodes(  # noqa: N802 - the protocol's name
         self, request: pb.ListEpisodesRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ListEpisodesResponse]:
         """Stream the episode table."""
         del context
-        if request.dataset_version:
-            self._check_version(request.dataset_version)
-        for columns in episodes_to_messages(self._backend.episodes()):
-            yield pb.ListEpisodesResponse(episodes=columns)
+        with self._served.use(request.dataset_version) as backend:
+            for columns in episodes_to_messages(backend.episodes()):
+                yield pb.ListEpisodesResponse(episodes=columns)
+
+    def ListWeights(  # noqa: N802 - the protocol's name
+        self, request: pb.ListWeightsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ListWeightsResponse]:
+        """Stream one weight per transition."""
+        del context
+        with self._served.use(request.dataset_version) as backend:
+            weights = backend.weights(request.column)
+            for start in range(0, len(weights), _WEIGHTS_PER_MESSAGE):
+                part = weights[start : start + _WEIGHTS_PER_MESSAGE]
+                yield pb.ListWeightsResponse(first_transition=start, weights=part.tolist())
+
+    def GetStatus(  # noqa: N802 - the protocol's name
+        self, request: pb.GetStatusRequest, context: grpc.ServicerContext
+    ) -> pb.GetStatusResponse:
+        """Say what this process has done since it started."""
+        del request, context
+        done = self._activity
+        median_s, tail_s = done.fetch_quantiles_s()
+        with self._served.use() as backend:
+            info = backend.info()
+            cache = backend.cache_status() if isinstance(backend, ReportsCache) else CacheStatus()
+        return pb.GetStatusResponse(
+            replica_id=done.replica_id,
+            dataset_version=info.version,
+            uptime_s=done.uptime_s,
+            calls_in_flight=done.calls_in_flight,
+            transitions_sent=done.transitions,
+            raw_bytes=done.raw_bytes,
+            sent_bytes=done.sent_bytes,
+            cache_hits=cache.hits,
+            cache_misses=cache.misses,
+            cache_rebuilds=cache.rebuilds,
+            cache_evictions=cache.evictions,
+            cache_bytes=cache.size_bytes,
+            cache_limit_bytes=cache.limit_bytes,
+            cached_files=cache.cached_files,
+            files=len(info.files),
+            refused_files=len(info.refused),
+            local_descriptors=done.local_descriptors,
+            fetch_p50_s=median_s,
+            fetch_p99_s=tail_s,
+            codec=CODEC_NUMBERS.get(done.codec),
+            resident_bytes=resident_bytes(),
+        )
 
     def Sample(  # noqa: N802 - the protocol's name
         self, request: pb.SampleRequest, context: grpc.ServicerContext
-    ) -> Iterator[pb.SampleResponse]:
+    ) -> Iterator[bytes]:
         """Resolve a plan and stream whole steps."""
-        if request.dataset_version:
-            self._check_version(request.dataset_version)
         if request.steps < 1 or request.first_step + request.steps > _MAX_STEP:
             raise InvalidInput(
                 f"first_step {request.first_step}, steps {request.steps}: ask for at least 1 step, "
                 f"below step {_MAX_STEP}",
                 field="steps",
             )
-        view = PlanView(plan_from_message(request.plan), self._backend.episodes())
-        spec = spec_from_message(request.frame_spec)
-        accepted = codec_names(request.accepted_codecs)
-        for step in range(request.first_step, request.first_step + request.steps):
-            sent = 0
-            for part in self._parts(view.transition_ids(step), spec, accepted, context):
-                sent += part.rows
-                last = sent == view.plan.batch_size
-                yield pb.SampleResponse(step=step, part=part, last_part=last)
-            if not context.is_active():
-                return
+        plan = plan_from_message(request.plan)
+        wanted = self._wanted(request.frame_spec, codec_names(request.accepted_codecs))
+        with self._served.use(request.dataset_version) as backend:
+            view = _view(plan, backend)
+            with self._streaming(context) as send:
+                for step in range(request.first_step, request.first_step + request.steps):
+                    ids = view.transition_ids(step)
+
+                    def envelope(stop: int, step: int = step, rows: int = len(ids)) -> Message:
+                        return pb.SampleResponse(step=step, last_part=stop == rows)
+
+                    number = pb.SampleResponse.PART_FIELD_NUMBER
+                    yield from send(self._parts(backend, ids, wanted, envelope, number))
 
     def Fetch(  # noqa: N802 - the protocol's name
         self, request: pb.FetchRequest, context: grpc.ServicerContext
-    ) -> Iterator[pb.FetchResponse]:
+    ) -> Iterator[bytes]:
         """Stream the transitions that are asked for, in that order."""
-        self._check_version(request.dataset_version)
         if len(request.transition_ids) > MAX_IDS:
             raise InvalidInput(
                 f"{len(request.transition_ids)} transition_ids: at most {MAX_IDS} a call",
                 field="transition_ids",
             )
-        ids = np.array(request.transition_ids, np.uint64)
-        # Checked before they become signed numbers.
-        total = self.dataset().transitions
-        if len(ids) and int(ids.max()) >= total:
-            raise InvalidInput(
-                f"transition id {int(ids.max())}: ids go from 0 to {total - 1}",
-                field="transition_ids",
-            )
-        spec = spec_from_message(request.frame_spec)
-        accepted = codec_names(request.accepted_codecs)
-        for part in self._parts(ids.astype(np.int64), spec, accepted, context):
-            yield pb.FetchResponse(part=part)
+        wanted = self._wanted(
+            request.frame_spec,
+            codec_names(request.accepted_codecs),
+            frames=not request.without_frames,
+        )
+        with self._served.use(request.dataset_version or "none") as backend:
+            ids = _checked(request, backend.info())
+            number = pb.FetchResponse.PART_FIELD_NUMBER
+            begun_s = time.perf_counter()
+            with self._streaming(context, begun_s) as send:
+                yield from send(
+                    self._parts(backend, ids, wanted, lambda _: pb.FetchResponse(), number)
+                )
 
-    def _check_version(self, version: str) -> None:
-        served = self.dataset().version
-        if version != served:
-            raise Conflict(
-                f"dataset version {version!r} is asked for, {served!r} is served: the files have "
-                "changed, open the dataset again",
-                reason="DATASET_VERSION",
-                metadata={"asked": version, "served": served},
-            )
+    def _wanted(
+        self, spec: pb.FrameSpec, accepted: tuple[str, ...], *, frames: bool = True
+    ) -> _Wanted:
+        forced = tuple(codec for codec in self._forced if codec in accepted)
+        return _Wanted(spec_from_message(spec), forced or accepted, frames)
+
+    @contextlib.contextmanager
+    def _streaming(
+        self, context: grpc.ServicerContext, fetch_begun_s: float | None = None
+    ) -> Generator[Callable[[Iterator[R]], Iterator[R]]]:
+        """Hold a place for a stream, and time it; gives what passes its messages on."""
+        with self._streams.admit(context.peer(), context.cancel) as stream:
+
+            def send(messages: Iterator[R]) -> Iterator[R]:
+                for message in messages:
+                    stream.sending()
+                    yield message
+                    stream.sent()
+
+            self._activity.enter_call()
+            fetch_s = None
+            try:
+                yield send
+                if fetch_begun_s is not None and context.is_active():
+                    fetch_s = time.perf_counter() - fetch_begun_s
+                    metrics.FETCH_SECONDS.observe(fetch_s)
+            finally:
+                self._activity.leave_call(fetch_s)
 
     def _parts(
         self,
+        backend: ReplicaBackend,
         ids: NDArray[np.int64],
-        spec: FrameSpec,
-        accepted: tuple[str, ...],
-        context: grpc.ServicerContext,
-    ) -> Iterator[pb.BatchPart]:
-        """Read group after group, and cut each into parts of about 1 MiB."""
-        row = Batch.allocate(1, self.dataset(), spec)
-        row_bytes = row.frames.nbytes + sum(values.nbytes for values in row.columns.values())
-        if row_bytes > MAX_MESSAGE_BYTES - _MESSAGE_MARGIN_BYTES:
+        wanted: _Wanted,
+        envelope: Callable[[int], Message],
+        part_number: int,
+    ) -> Iterator[bytes]:
+        """Serialised messages with the transitions ``ids``, about 1 MiB each.
+
+        Args:
+            backend: What to read.
+            ids: ``(n,) int64``, checked.
+            wanted: How the client wants them.
+            envelope: The message around the part that ends before a given row, without it.
+            part_number: Number of its field for the part.
+        """
+        info = backend.info()
+        columns = Batch.allocate(len(ids), replace(info, cameras=()), FrameSpec())
+        backend.read_columns(ids, columns)
+        row_bytes = 8 + sum(values[:1].nbytes for values in columns.columns.values())
+        if not (wanted.frames and info.cameras):
+            rows = max(1, PART_BYTES // row_bytes)
+            for start in range(0, len(ids), rows):
+                part = columns.rows(start, start + rows)
+                message = part_to_message(part, None, start)
+                self._count(len(part), 0, 0, "")
+                yield joined(
+                    [(envelope(start + len(part)), part_number)], [message.SerializeToString()]
+                )
+            return
+        height, width = wanted.spec.resolve(info)
+        frame_bytes = 2 * len(info.cameras) * height * width * 3
+        if frame_bytes + row_bytes > MAX_MESSAGE_BYTES - _MESSAGE_MARGIN_BYTES:
             raise LimitExceeded(
-                f"one transition has {row_bytes} bytes, a message holds {MAX_MESSAGE_BYTES}: ask "
-                "for smaller images (image_size)",
+                f"one transition has {frame_bytes + row_bytes} bytes, a message holds "
+                f"{MAX_MESSAGE_BYTES}: ask for smaller images (image_size)",
                 reason="TRANSITION_TOO_LARGE",
             )
-        part_rows = max(1, PART_BYTES // row_bytes)
-        for start in range(0, len(ids), part_rows):
-            if not context.is_active():
-                return
-            part = self._part(ids[start : start + part_rows], spec, accepted, start)
-            yield part
+        group = max(1, self._group_bytes // frame_bytes)
+        for first in range(0, len(ids), group):
+            read = self._read(backend, ids[first : first + group], wanted)
+            for piece in cut(read, max(1, PART_BYTES - row_bytes)):
+                start, stop = first + piece.start, first + piece.stop
+                part = part_to_message(columns.rows(start, stop), None, start)
+                shown = _observations_message(read, piece)
+                raw_bytes = piece.image_bytes.size * height * width * 3
+                self._count(stop - start, raw_bytes, piece.size_bytes, read.codec)
+                yield joined(
+                    [
+                        (envelope(stop), part_number),
+                        (part, pb.BatchPart.OBSERVATIONS_FIELD_NUMBER),
+                        (shown, pb.Observations.DATA_FIELD_NUMBER),
+                    ],
+                    piece.pieces,
+                )
 
-    def _part(
-        self, ids: NDArray[np.int64], spec: FrameSpec, accepted: tuple[str, ...], first_row: int
-    ) -> pb.BatchPart:
-        columns = Batch.allocate(len(ids), self.dataset(), spec)
+    def _read(
+        self, backend: ReplicaBackend, ids: NDArray[np.int64], wanted: _Wanted
+    ) -> Observations:
         try:
             with metrics.READ_SECONDS.time():
-                self._backend.read_columns(ids, columns)
-                observations = self._backend.read_observations(ids, spec, accepted)
+                return backend.read_observations(ids, wanted.spec, wanted.accepted)
         except DataFault as error:
             metrics.READ_FAULTS.labels(error.reason).inc()
             log.error(  # noqa: TRY400 - the message names the file; a traceback adds nothing
                 "read failed", reason=error.reason, error=error.message, **error.metadata
             )
             raise
-        metrics.TRANSITIONS.inc(len(ids))
-        metrics.RAW_BYTES.inc(observations.raw_bytes)
-        metrics.SENT_BYTES.labels(observations.codec).inc(len(observations.data))
-        return part_to_message(columns, observations if self.dataset().cameras else None, first_row)
+
+    def _count(self, rows: int, raw_bytes: int, sent_bytes: int, codec: str) -> None:
+        metrics.TRANSITIONS.inc(rows)
+        if codec:
+            metrics.RAW_BYTES.inc(raw_bytes)
+            metrics.SENT_BYTES.labels(codec).inc(sent_bytes)
+        self._activity.sent(rows, raw_bytes, sent_bytes, codec)
+
+
+def _checked(request: pb.FetchRequest, info: DatasetInfo) -> NDArray[np.int64]:
+    """The ids of a request, each of them served; ``(n,) int64``."""
+    wanted = request.transition_ids
+    ids = np.fromiter(wanted, np.uint64, len(wanted))
+    # Checked before they become signed numbers.
+    if len(ids) and int(ids.max()) >= info.transitions:
+        raise InvalidInput(
+            f"transition id {int(ids.max())}: ids go from 0 to {info.transitions - 1}",
+            field="transition_ids",
+        )
+    return ids.astype(np.int64)
+
+
+def _view(plan: Plan, backend: ReplicaBackend) -> PlanView:
+    rows = plan.batch_size * plan.window
+    if rows > MAX_IDS:
+        raise InvalidInput(
+            f"plan.batch_size {plan.batch_size} x window {plan.window}: at most {MAX_IDS} "
+            "transitions a step",
+            field="plan.batch_size",
+        )
+    weights = backend.weights(plan.weight_column) if plan.sampling == "weighted" else None
+    return PlanView(plan, backend.episodes(), files=backend.info().files, weights=weights)
+
+
+def _observations_message(read: Observations, piece: CutPart) -> pb.Observations:
+    """Everything about the observations of a part but their data."""
+    return pb.Observations(
+        count=len(piece.image_bytes),
+        codec=CODEC_NUMBERS[read.codec],
+        height_px=read.height,
+        width_px=read.width,
+        image_bytes=piece.image_bytes.reshape(-1).tolist(),
+        current=piece.current.tolist(),
+        next=piece.following.tolist(),
+    )

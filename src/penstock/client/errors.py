@@ -10,7 +10,13 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from penstock.errors import InvalidInput, PenstockError, Unavailable, error_for_status
+from penstock.errors import (
+    InvalidInput,
+    LimitExceeded,
+    PenstockError,
+    Unavailable,
+    error_for_status,
+)
 
 __all__ = ["translated_errors"]
 
@@ -57,17 +63,25 @@ def _translate(error: Any, target: object) -> PenstockError:
                 f"penstock status {target}"
             )
         return kind(message)
-    translated = kind(message)
-    translated.message = status.message
-    translated.args = (status.message,)
+    return _with_details(kind(status.message), status)
+
+
+def _with_details(error: PenstockError, status: Any) -> PenstockError:
+    """What the server said besides the message: reason, metadata, field, when to come back."""
     info = error_details_pb2.ErrorInfo()
     request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
+    retry_s = 0.0
     for detail in status.details:
         if detail.Unpack(info):
-            translated.reason, translated.metadata = info.reason, dict(info.metadata)
-        elif detail.Unpack(request) and isinstance(translated, InvalidInput):
-            translated.field = request.field_violations[0].field
-        elif detail.Unpack(retry) and isinstance(translated, Unavailable):
-            translated.retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-    return translated
+            error.reason, error.metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(request) and isinstance(error, InvalidInput):
+            error.field = request.field_violations[0].field
+        elif detail.Unpack(retry):
+            retry_s = retry.retry_delay.ToMilliseconds() / 1000
+    if retry_s and isinstance(error, LimitExceeded):
+        # Busy, not too much: whoever retries what is unavailable retries this as well.
+        error = Unavailable(error.message, reason=error.reason, metadata=error.metadata)
+    if isinstance(error, Unavailable):
+        error.retry_after_s = retry_s
+    return error

@@ -41,7 +41,7 @@ def abort_with(context: grpc.ServicerContext, error: PenstockError) -> None:
             field=error.field, description=error.message
         )
         extra.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, Unavailable) and error.retry_after_s > 0:
+    if isinstance(error, (LimitExceeded, Unavailable)) and error.retry_after_s > 0:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         extra.append(error_details_pb2.RetryInfo(retry_delay=delay))

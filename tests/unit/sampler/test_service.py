@@ -1,27 +1,32 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from penstock_sampler.backend import open_backend
 from penstock_sampler.service import SamplerService
 from prometheus_client import REGISTRY
 from unit.sampler.recording import arrays, write
 
 from penstock import Plan, SamplerClient, open_sampler
+from penstock.client.messages import tensor_from_message
 from penstock.client.part_messages import part_into_batch
 from penstock.client.plan_messages import plan_to_message
-from penstock.errors import Conflict, DataFault, InvalidInput, LimitExceeded
-from penstock.server import ServerSettings, start
+from penstock.errors import Conflict, DataFault, InvalidInput, LimitExceeded, NotFound
+from penstock.server import RunningServer, ServerSettings, start
 from penstock.targets import Target
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1 import tensor_pb2 as tb
 from penstock.v1.sampler_pb2_grpc import SamplerServiceStub
 
-SIZE = (128, 160)  # one transition is 360 KiB: two to a part
+SIZE = (128, 160)  # one transition is 360 KiB
 PLAN = Plan(batch_size=9, split="all")
 
 
@@ -36,13 +41,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def serving(data: Path, **options: Any) -> Iterator[RunningServer]:
+    """A server over ``data``."""
+    backend = open_backend(Target.parse(f"file://{data}/*.hdf5"))
+    service = SamplerService(backend, **options)
+    with start("sampler", ServerSettings(), service.register) as server:
+        yield server
+    backend.close()
+
+
 @pytest.fixture(scope="module")
 def address(data: Path) -> Iterator[str]:
-    backend = open_backend(Target.parse(f"file://{data}/*.hdf5"))
-    service = SamplerService(backend, group_bytes=1 << 20, max_calls=8)
-    with start("sampler", ServerSettings(), service.register) as server:
+    with serving(data, max_calls=8) as server:
         yield server.address
-    backend.close()
 
 
 @pytest.fixture
@@ -123,44 +135,180 @@ def test_a_thin_client_gets_whole_steps_in_parts(
     assert closed == [4, 5]
 
 
-def test_parts_are_about_a_mebibyte_and_state_their_sizes(
-    stub: SamplerServiceStub, remote: SamplerClient
+def fetch(
+    stub: SamplerServiceStub, version: str, ids: list[int], **fields: Any
+) -> list[pb.BatchPart]:
+    request = pb.FetchRequest(dataset_version=version, transition_ids=ids, **fields)
+    return [response.part for response in stub.Fetch(request)]
+
+
+@pytest.mark.parametrize("codec", [tb.CODEC_RAW, tb.CODEC_LZ4, tb.CODEC_BITPLANES])
+def test_parts_hold_up_to_a_mebibyte_and_every_observation_once(
+    stub: SamplerServiceStub, remote: SamplerClient, codec: tb.Codec
 ) -> None:
-    ids = list(range(11))
-    request = pb.FetchRequest(
-        dataset_version=remote.info.version,
-        transition_ids=ids,
-        accepted_codecs=[tb.CODEC_LZ4, tb.CODEC_RAW],
-    )
-    parts = [response.part for response in stub.Fetch(request)]
-    assert [part.rows for part in parts] == [2, 2, 2, 2, 2, 1]
-    assert [list(part.transition_ids) for part in parts] == [
-        [0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10],
-    ]  # fmt: skip
+    image = 128 * 160 * 3
+    # Rows 0 to 6 show observations 0 to 7; row 7 is terminal and shows itself twice.
+    parts = fetch(stub, remote.info.version, list(range(8)), accepted_codecs=[codec])
+    assert sum(part.rows for part in parts) == 8
+    assert [each for part in parts for each in part.transition_ids] == list(range(8))
+    row = 0
     for part in parts:
-        assert part.frames.codec == tb.CODEC_LZ4
-        assert part.frames.raw_size_bytes == part.rows * 2 * 3 * 128 * 160 * 3
-        assert len(part.frames.data) < part.frames.raw_size_bytes * 0.7
+        found = part.observations
+        shown = {*found.current, *found.next}
+        assert part.first_row == row
+        assert len(found.current) == len(found.next) == part.rows
+        assert shown == set(range(found.count))
+        distinct = {row + i for i in range(part.rows)} | {row + part.rows}
+        assert found.count == len(distinct - {8})
+        assert len(found.image_bytes) == found.count * 3
+        assert sum(found.image_bytes) == len(found.data) <= 1 << 20
+        assert found.codec == codec
+        row += part.rows
+    if codec == tb.CODEC_RAW:
+        # Three cameras: five observations are 900 KiB, six would be 1080.
+        assert [part.rows for part in parts] == [4, 4]
+        assert set(parts[0].observations.image_bytes) == {image}
 
 
 def test_a_client_that_names_no_codec_gets_raw(
     stub: SamplerServiceStub, remote: SamplerClient
 ) -> None:
-    request = pb.FetchRequest(dataset_version=remote.info.version, transition_ids=[1])
-    (response,) = stub.Fetch(request)
-    assert response.part.frames.codec == tb.CODEC_RAW
-    assert len(response.part.frames.data) == response.part.frames.raw_size_bytes
+    (part,) = fetch(stub, remote.info.version, [1])
+    assert part.observations.codec == tb.CODEC_RAW
+    assert len(part.observations.data) == 2 * 3 * 128 * 160 * 3
 
 
-def test_noise_goes_out_raw(tmp_path: Path) -> None:
-    write(tmp_path / "a.hdf5", arrays(30, size=SIZE))
-    backend = open_backend(Target.parse(f"file://{tmp_path}/a.hdf5"))
-    service = SamplerService(backend, group_bytes=4 << 20, max_calls=8)
-    with start("sampler", ServerSettings(), service.register) as server:  # noqa: SIM117
-        with open_sampler(server.target, retry_s=5) as client:
-            batch = client.fetch(np.arange(30))
-            assert client.transfer.wire_bytes == client.transfer.raw_bytes == batch.frames.nbytes
+def test_columns_come_alone_when_frames_are_read_elsewhere(
+    stub: SamplerServiceStub, remote: SamplerClient, embedded: SamplerClient
+) -> None:
+    ids = [3, 39, 3, 7]
+    (part,) = fetch(stub, remote.info.version, ids, without_frames=True)
+    assert not part.HasField("observations")
+    assert list(part.transition_ids) == ids
+    expected = embedded.fetch(np.array(ids)).columns
+    found = {tensor.name: tensor_from_message(tensor) for tensor in part.columns}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_a_forced_codec_is_announced_and_used(data: Path) -> None:
+    with serving(data, codec="lz4") as server, open_sampler(server.target, retry_s=5) as client:
+        assert client.info.codecs == ("lz4", "raw")
+        with grpc.insecure_channel(server.address) as channel:
+            stub = SamplerServiceStub(channel)
+            accepted = [tb.CODEC_RAW, tb.CODEC_BITPLANES, tb.CODEC_LZ4]
+            (part,) = fetch(stub, client.info.version, [1], accepted_codecs=accepted)
+            assert part.observations.codec == tb.CODEC_LZ4
+            # Whoever cannot decode it is served all the same.
+            (part,) = fetch(stub, client.info.version, [1], accepted_codecs=[tb.CODEC_RAW])
+            assert part.observations.codec == tb.CODEC_RAW
+
+
+def test_files_come_with_moments_and_digest(
+    stub: SamplerServiceStub, embedded: SamplerClient
+) -> None:
+    files = [file for message in stub.ListFiles(pb.ListFilesRequest()) for file in message.files]
+    assert [file.file_id for file in files] == ["0.hdf5", "1.hdf5"]
+    for ours, theirs in zip(files, embedded.info.files, strict=True):
+        assert (ours.digest, ours.transitions) == (theirs.digest, 20)
+        assert ours.moments["action"].count == 20
+        assert list(ours.moments["joint"].mean) == theirs.moments["joint"].mean.tolist()
+
+
+class WeightedBackend:
+    """A backend whose transitions have weights."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def weights(self, column: str) -> np.ndarray:
+        if column != "priority":
+            raise NotFound(f"weight column {column!r}: there is only 'priority'")
+        return np.arange(150_000, dtype=np.float32)
+
+
+def test_weights_come_in_chunks(data: Path) -> None:
+    backend = WeightedBackend(open_backend(Target.parse(f"file://{data}/*.hdf5")))
+    with start("sampler", ServerSettings(), SamplerService(backend).register) as server:  # noqa: SIM117
+        with grpc.insecure_channel(server.address) as channel:
+            stub = SamplerServiceStub(channel)
+            messages = list(stub.ListWeights(pb.ListWeightsRequest(column="priority")))
+            assert [message.first_transition for message in messages] == [0, 65_536, 131_072]
+            together = np.concatenate([message.weights for message in messages])
+            np.testing.assert_array_equal(together, np.arange(150_000))
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stub.ListWeights(pb.ListWeightsRequest(column="other")))
+            assert caught.value.code() == grpc.StatusCode.NOT_FOUND
     backend.close()
+
+
+def test_status_counts_what_was_sent(data: Path) -> None:
+    with serving(data) as server, grpc.insecure_channel(server.address) as channel:
+        stub = SamplerServiceStub(channel)
+        described = stub.GetDataset(pb.GetDatasetRequest())
+        version = described.dataset.version
+        before = stub.GetStatus(pb.GetStatusRequest())
+        assert (before.transitions_sent, before.fetch_p50_s) == (0, 0.0)
+        parts = fetch(stub, version, [0, 1, 9])
+        after = stub.GetStatus(pb.GetStatusRequest())
+    sent = sum(len(part.observations.data) for part in parts)
+    assert after.replica_id == before.replica_id == described.replica_id != 0
+    assert after.dataset_version == version
+    assert (after.transitions_sent, after.sent_bytes, after.raw_bytes) == (3, sent, sent)
+    assert (after.files, after.refused_files, after.calls_in_flight) == (2, 1, 0)
+    assert 0 < after.fetch_p50_s <= after.fetch_p99_s < after.uptime_s
+    assert after.codec == tb.CODEC_RAW
+    assert after.resident_bytes > 10 << 20
+
+
+def test_replicas_tell_themselves_apart(data: Path) -> None:
+    ids = set()
+    for _ in range(2):
+        with serving(data) as server, grpc.insecure_channel(server.address) as channel:
+            ids.add(SamplerServiceStub(channel).GetDataset(pb.GetDatasetRequest()).replica_id)
+    assert len(ids) == 2
+
+
+def test_streams_beyond_the_limit_are_told_when_to_come_back(data: Path) -> None:
+    with serving(data, max_calls=1) as server, grpc.insecure_channel(server.address) as channel:
+        stub = SamplerServiceStub(channel)
+        version = stub.GetDataset(pb.GetDatasetRequest()).dataset.version
+        endless = stub.Sample(pb.SampleRequest(plan=plan_to_message(PLAN), steps=10**6))
+        next(endless)
+        with pytest.raises(grpc.RpcError) as caught:
+            fetch(stub, version, [1])
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        retry = error_details_pb2.RetryInfo()
+        details = rpc_status.from_call(caught.value).details
+        assert any(detail.Unpack(retry) for detail in details)
+        assert 0 < retry.retry_delay.ToMilliseconds() <= 1000
+        # Others are answered, and the SDK's client waits for its turn.
+        assert stub.GetStatus(pb.GetStatusRequest()).calls_in_flight == 1
+        with open_sampler(server.target, retry_s=20) as client:
+            endless.cancel()
+            assert client.fetch(np.array([5])).transition_ids.tolist() == [5]
+
+
+def test_a_client_that_stops_reading_loses_its_stream_and_frees_its_place(data: Path) -> None:
+    before = REGISTRY.get_sample_value("penstock_sampler_stalled_streams_total") or 0
+    with serving(data, max_calls=1, stall_s=0.2) as server:  # noqa: SIM117
+        with grpc.insecure_channel(server.address) as channel:
+            stub = SamplerServiceStub(channel)
+            version = stub.GetDataset(pb.GetDatasetRequest()).dataset.version
+            stuck = stub.Sample(pb.SampleRequest(plan=plan_to_message(PLAN), steps=10**6))
+            next(stuck)
+            with open_sampler(server.target, retry_s=30) as client:
+                assert len(client.fetch(np.array([5]))) == 1
+            assert len(fetch(stub, version, [1])) == 1
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stuck)
+            assert caught.value.code() == grpc.StatusCode.CANCELLED
+    after = REGISTRY.get_sample_value("penstock_sampler_stalled_streams_total")
+    assert after == before + 1
 
 
 @pytest.mark.parametrize("method", ["Fetch", "ListEpisodes", "Sample"])
@@ -247,12 +395,13 @@ def test_a_file_that_goes_away_is_named_counted_and_the_rest_is_served(tmp_path:
 
 
 def test_metrics_say_what_is_served_and_sent(remote: SamplerClient) -> None:
-    names = ("transitions_total", "raw_bytes_total")
+    names = ("transitions_total", "raw_bytes_total", "fetch_seconds_count")
 
     def values() -> list[float]:
         return [REGISTRY.get_sample_value(f"penstock_sampler_{name}") or 0 for name in names]
 
     before = values()
-    batch = remote.fetch(np.arange(4))
-    sent, raw = (after - first for after, first in zip(values(), before, strict=True))
-    assert (sent, raw) == (4, batch.frames.nbytes)
+    remote.fetch(np.arange(4))
+    sent, raw, calls = (after - first for after, first in zip(values(), before, strict=True))
+    # Four rows in a line show five observations of three cameras.
+    assert (sent, raw, calls) == (4, 5 * 3 * 128 * 160 * 3, 1)

@@ -1,0 +1,65 @@
+"""One server process of the sampler, from its settings to its end."""
+
+from __future__ import annotations
+
+import contextlib
+
+import structlog
+
+from penstock.errors import DataFault, NotFound
+from penstock.server import configure_logging, serve
+from penstock.targets import Target
+from penstock_sampler.backend import open_backend
+from penstock_sampler.discovery import find_files
+from penstock_sampler.service import SamplerService
+from penstock_sampler.settings import SamplerSettings
+from penstock_sampler.status import Activity
+from penstock_sampler.waiting import ServedVersions, Watch
+
+__all__ = ["serve_sampler"]
+
+log = structlog.get_logger(__name__)
+
+
+def serve_sampler(settings: SamplerSettings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        NotFound: Nothing matches, and ``wait_for_data`` is off.
+        DataFault: Nothing can be served, and ``wait_for_data`` is off.
+        Unavailable: The port is taken.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    target = Target.parse(settings.data)
+    served = ServedVersions(lambda: open_backend(target, settings))
+    with contextlib.ExitStack() as stack:
+        stack.callback(served.close)
+        try:
+            served.open()
+        except (NotFound, DataFault) as error:
+            if not settings.wait_for_data:
+                raise
+            log.warning("no data yet", reason=error.reason, error=error.message)
+        if settings.watch_s:
+            watch = Watch(served, lambda: _fingerprint(target.locations), settings.watch_s)
+            watch.start()
+            stack.callback(watch.stop)
+        activity = Activity()
+        service = SamplerService(
+            served,
+            settings.group_bytes,
+            settings.max_streams,
+            stall_s=settings.stall_s,
+            codec=settings.codec,
+            activity=activity,
+        )
+        serve("sampler", settings, service.register)
+
+
+def _fingerprint(locations: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
+    """What changes when a file comes, goes or is written to."""
+    found: list[tuple[str, int, int, int]] = []
+    for file in find_files(locations):
+        state = file.path.stat()
+        found.append((str(file.path), state.st_ino, state.st_size, state.st_mtime_ns))
+    return found
