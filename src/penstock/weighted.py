@@ -21,6 +21,7 @@ from penstock.weights import Priorities, Weights, check_weights
 __all__ = ["WeightedPlaces"]
 
 _SEGMENT = 512
+"""Part of what fixes a draw: runs resume on it, so it never changes."""
 _BLOCK = 1 << 18
 """Transitions whose weights are summed at a time: the memory that sums need."""
 

@@ -1,25 +1,15 @@
+import json
+
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.sdk.episode_tables import episode_table, read_only
 
-from penstock.dataset import EpisodeTable
 from penstock.errors import InvalidInput
 from penstock.plan import Plan
 from penstock.plan_view import PlanView
-
-
-def episode_table(lengths, keys=None):
-    count = len(lengths)
-    if keys is None:
-        keys = np.random.default_rng(1).integers(0, 2**64, count, dtype=np.uint64)
-    return EpisodeTable(
-        file=np.zeros(count, np.int32),
-        first_row=np.concatenate([[0], np.cumsum(lengths)])[:count].astype(np.int64),
-        length=np.array(lengths, np.int32),
-        outcome=np.zeros(count, np.uint8),
-        split_key=np.array(keys, np.uint64),
-    )
 
 
 def ids_of(plan, table, steps):
@@ -91,6 +81,71 @@ def test_known_draws_stay_as_they_are_for_ever():
     assert epoch.transition_ids(3).tolist() == KNOWN_EPOCH
 
 
+@pytest.mark.parametrize(
+    ("settings", "first", "digest"),
+    [
+        ({}, [89, 2116, 1008, 4872], 0xFC3EAB62EA8E6F1A),
+        (
+            {"seed": 9, "batch_size": 33, "split": "val"},
+            [1390, 6898, 3249, 7300],
+            0x9DF7888504238724,
+        ),
+        (
+            {"seed": 2**62 + 5, "batch_size": 7, "split": "all"},
+            [2357, 7910, 8554, 432],
+            0x5F5DB4C8A68F958E,
+        ),
+        (
+            {"seed": 1, "batch_size": 50, "split": "all", "num_traj": 40},
+            [343, 959, 176, 35],
+            0x6D8497B269F1ADED,
+        ),
+        (
+            {"seed": 4, "batch_size": 16, "rank": 1, "world": 3},
+            [387, 2567, 3893, 681],
+            0x81481BE5376BCFB4,
+        ),
+        (
+            {"seed": 5, "batch_size": 64, "sampling": "epoch"},
+            [58, 4877, 7225, 5084],
+            0xE194BB948A81F122,
+        ),
+        (
+            {
+                "seed": 6,
+                "batch_size": 31,
+                "sampling": "epoch",
+                "split": "val",
+                "train_fraction": 0.5,
+            },
+            [7755, 3908, 2885, 3110],
+            0x9AFE716464A850B0,
+        ),
+        (
+            {
+                "seed": 7,
+                "batch_size": 16,
+                "sampling": "epoch",
+                "split": "all",
+                "rank": 2,
+                "world": 4,
+            },
+            [4429, 823, 6575, 3696],
+            0xCEF273EDB9373BD5,
+        ),
+    ],
+)
+def test_plans_of_the_first_version_give_the_ids_they_gave_then(settings, first, digest):
+    """Taken from the first version, before there were windows, mixtures and weights."""
+    rng = np.random.default_rng(20)
+    lengths = rng.integers(0, 60, 300)
+    table = episode_table(lengths, rng.integers(0, 2**64, 300, dtype=np.uint64))
+    view = PlanView(Plan(**settings), table)
+    ids = np.concatenate([view.transition_ids(step) for step in (0, 1, 2, 3, 500, 10**9 + 7)])
+    assert ids[:4].tolist() == first
+    assert xxhash.xxh3_64_intdigest(ids.astype("<i8").tobytes()) == digest
+
+
 KNOWN_UNIFORM = [439, 165, 982, 464, 369, 53]
 KNOWN_EPOCH = [934, 403, 531, 526, 844, 732]
 
@@ -145,13 +200,78 @@ def test_empty_episodes_are_never_drawn():
         ({"seed": 1.5}, "plan.seed"),
         ({"num_traj": 2.5}, "plan.num_traj"),
         ({"train_fraction": "half"}, "plan.train_fraction"),
+        ({"split": ["train"]}, "plan.split"),
+        ({"window": 0}, "plan.window"),
+        ({"window": 65537}, "plan.window"),
+        ({"window": "4"}, "plan.window"),
+        ({"batch_size": 4096, "window": 17}, "plan.window"),
+        ({"mixture": "sim/*"}, "plan.mixture"),
+        ({"mixture": 3}, "plan.mixture"),
+        ({"mixture": ["sim/*"]}, "plan.mixture"),
+        ({"mixture": [["sim/*", 0.0]]}, "plan.mixture"),
+        ({"mixture": [["sim/*", float("nan")]]}, "plan.mixture"),
+        ({"mixture": [["sim/*", float("inf")]]}, "plan.mixture"),
+        ({"mixture": [["sim/*", "much"]]}, "plan.mixture"),
+        ({"mixture": [["", 1.0]]}, "plan.mixture"),
+        ({"mixture": [[7, 1.0]]}, "plan.mixture"),
+        ({"mixture": [["a", 1.0], ["a", 2.0]]}, "plan.mixture"),
+        ({"sampling": "epoch", "mixture": [["a", 1.0]]}, "plan.mixture"),
+        ({"sampling": "epoch", "weight_column": "priority"}, "plan.weight_column"),
+        ({"sampling": "weighted", "weight_column": 7}, "plan.weight_column"),
     ],
 )
 def test_a_bad_field_is_named(change, field):
     with pytest.raises(InvalidInput) as caught:
         Plan.from_dict(change)
     assert caught.value.field == field
-    assert repr(next(reversed(change.values()))) in str(caught.value)
+    value = next(reversed(change.values()))
+    part = value[0] if isinstance(value, list) and len(value) == 1 else value
+    assert repr(value) in str(caught.value) or repr(part) in str(caught.value)
+
+
+def test_plans_are_the_same_after_a_trip_through_json():
+    plan = Plan(
+        seed=3,
+        batch_size=8,
+        sampling="weighted",
+        window=4,
+        mixture=[["sim/*", 0.3], ("real/*", 0.7)],
+        weight_column="priority",
+    )
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert hash(plan) == hash(Plan.from_dict(plan.to_dict()))
+    assert plan.mixture == (("sim/*", 0.3), ("real/*", 0.7))
+
+
+def test_a_stored_plan_names_what_is_new_only_where_it_is_used():
+    """States that were stored before windows existed compare equal to those stored now."""
+    assert set(Plan().to_dict()) == {
+        "seed",
+        "batch_size",
+        "split",
+        "train_fraction",
+        "sampling",
+        "num_traj",
+        "rank",
+        "world",
+    }
+    assert Plan(window=2).to_dict()["window"] == 2
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "epoch", "weighted"])
+@pytest.mark.parametrize("window", [1, 3])
+def test_processes_share_out_the_steps_of_one(sampling, window):
+    """Rank r of W draws at step s what one process draws at step s * W + r."""
+    table, weights = episode_table([30, 1, 700, 42]), read_only(np.linspace(0, 5, 773))
+    settings = {"batch_size": 9, "split": "all", "sampling": sampling, "window": window}
+    given = weights if sampling == "weighted" else None
+    alone = PlanView(Plan(**settings), table, weights=given)
+    for rank in range(3):
+        shared = PlanView(Plan(**settings, rank=rank, world=3), table, weights=given)
+        for step in (0, 1, 2, 77):
+            expected = alone.draw(step * 3 + rank)
+            assert shared.transition_ids(step).tolist() == expected.transition_ids.tolist()
+            assert shared.mask(step).tolist() == expected.mask.tolist()
 
 
 def test_an_epoch_batch_larger_than_the_split_is_refused():
@@ -165,7 +285,9 @@ def test_a_split_without_episodes_is_refused():
 
 
 def test_an_unknown_field_is_answered_with_the_known_ones():
-    with pytest.raises(InvalidInput, match="no 'batchsize': its fields are batch_size, mixture, num_traj"):
+    with pytest.raises(
+        InvalidInput, match="no 'batchsize': its fields are batch_size, mixture, num_traj"
+    ):
         Plan.from_dict({"batchsize": 8})
 
 
