@@ -14,10 +14,12 @@ help: ## Print what there is
 
 setup: $(VENV)/.ready ## Make the virtual environment (the machine's Python is left alone)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard src/penstock/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "uv>=0.7"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	  --reinstall-package penstock -e ".[all,dev]"
+	$(BIN)/python -c "from penstock import native; print('Native kernels:', native.describe())"
 	touch $@
 
 # buf comes as an npm package; Node itself comes as a Python package.
