@@ -7,7 +7,8 @@ LEROBOT := .venv-lerobot
 BUF := $(VENV)/buf/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-docker check proto proto-baseline bench clean
+.PHONY: help setup demo test test-docker check proto proto-baseline bench bench-sampler bench-sampler-peers \
+  bench-sampler-memory clean
 
 help: ## Print what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +59,15 @@ proto: setup ## Generate the Python code of the protos
 
 proto-baseline: $(BUF) ## Accept the protos of a release as what later ones must stay compatible with
 	$(BUF) build --exclude-source-info -o protos/baseline.binpb
+
+bench-sampler: setup ## Time batches beside a hand-written buffer and what the machine can do
+	$(BIN)/python benchmarks/sampler.py
+
+bench-sampler-peers: setup ## Time the same batch in other loaders, each in its own environment
+	$(BIN)/python benchmarks/sampler_peers/run_all.py
+
+bench-sampler-memory: setup ## Memory of a server with 1 M and with 100 M transitions
+	$(BIN)/python benchmarks/sampler_memory.py
 
 bench: setup ## Time a batch beside a plain h5py and OpenCV loop
 	$(BIN)/python benchmarks/sampler_batch.py

@@ -1,0 +1,245 @@
+"""Time every peer and Penstock over gRPC at the same task, each in an environment of its own.
+
+Run: ``make bench-sampler-peers``, or ``python benchmarks/sampler_peers/run_all.py grain ray`` for a
+few. Peers run one after the other, Penstock before and after them. What favours whom stands at the
+top of each peer's file. A peer whose environment cannot be made here, or that fails, is recorded
+with the reason and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from penstock import Plan, open_sampler
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from recordings import CAMERA_SET, CAMERAS, DATA, ROWS
+from report import machine, write_results
+from serving import cpu_s, fill_cache, running_server
+
+HERE = Path(__file__).parent
+ENVIRONMENTS = HERE.parent / ".envs"
+FOLDER = DATA / "peers"
+SIDE = 224
+_TIMEOUT_S = 900.0
+_GROUPS, _BATCHES = 5, 6
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How one peer is run.
+
+    Attributes:
+        script: File below this folder.
+        environment: Its environment and requirements file.
+        batches: Batches of each of five groups.
+        limit: Transitions it may use; None for all.
+    """
+
+    script: str
+    environment: str
+    batches: int = 4
+    limit: int | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+PEERS = {
+    "torch_dataloader": Peer("peer_torch_dataloader.py", "torch_dataloader"),
+    "grain": Peer("peer_grain.py", "grain"),
+    "mosaicml": Peer("peer_mosaicml.py", "mosaicml"),
+    "reverb": Peer("peer_reverb.py", "reverb", variables=_QUIET),
+    "tfdata_service": Peer("peer_tfdata.py", "reverb", variables=_QUIET),
+    "webdataset": Peer("peer_webdataset.py", "webdataset"),
+    "torchrl": Peer("peer_torchrl.py", "torchrl"),
+    "ray": Peer(
+        "peer_ray.py",
+        "ray",
+        variables={"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+    ),
+    "lerobot": Peer(
+        "peer_lerobot.py",
+        "lerobot",
+        batches=1,
+        limit=300,
+        variables={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+    ),
+}
+
+
+def prepare() -> Path:
+    """Write what peers share; the folder with the recording."""
+    source = FOLDER / "source"
+    source.mkdir(parents=True, exist_ok=True)
+    recording = source / "0000.hdf5"
+    if not recording.exists():
+        os.link(CAMERA_SET.paths()[0], recording)
+    if (FOLDER / "pairs.npy").exists():
+        return source
+    shape = (ROWS + 1, len(CAMERAS), SIDE, SIDE, 3)
+    resized = np.empty(shape, np.uint8)
+    with h5py.File(recording) as file:
+        recorded = np.stack([file[f"observations/{name}"][:] for name in CAMERAS], axis=1)
+    for row, camera in np.ndindex(shape[:2]):
+        cv2.resize(recorded[row, camera], (SIDE, SIDE), dst=resized[row, camera])
+    np.save(FOLDER / "recorded.npy", recorded)
+    np.save(FOLDER / "resized.npy", resized)
+    with h5py.File(FOLDER / "resized.hdf5", "w") as file:
+        for camera, name in enumerate(CAMERAS):
+            file.create_dataset(f"observations/{name}", data=resized[:, camera])
+    # The recording's episodes play no part here: a pair is two neighbours.
+    np.save(FOLDER / "pairs.npy", np.stack([np.arange(ROWS), np.arange(1, ROWS + 1)], axis=1))
+    return source
+
+
+def environment(name: str) -> Path:
+    """The Python of an environment, which is made first if it is not there.
+
+    Raises:
+        RuntimeError: It cannot be made; with the installer's last lines.
+    """
+    folder = ENVIRONMENTS / name
+    python, ready = folder / "bin" / "python", folder / ".ready"
+    requirements = HERE / "requirements" / f"{name}.txt"
+    if not ready.exists() or ready.read_text() != requirements.read_text():
+        uv = str(Path(sys.executable).with_name("uv"))
+        for command in (
+            [uv, "venv", "--quiet", "--clear", "--python", "3.11", str(folder)],
+            [uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(requirements)],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"no environment: {_last_lines(done.stderr)}")
+        ready.write_text(requirements.read_text())
+    return python
+
+
+def run(name: str, peer: Peer, *flags: str) -> dict[str, Any]:
+    """One peer's answer, or ``{"error": reason}``."""
+    try:
+        python = environment(peer.environment)
+        command = [str(python), str(HERE / peer.script), "--folder", str(FOLDER)]
+        command += ["--batches", str(peer.batches), *flags]
+        command += [] if peer.limit is None else ["--limit", str(peer.limit)]
+        log = FOLDER / f"{name}.log"
+        with log.open("w") as output:
+            done = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                check=False,
+                timeout=_TIMEOUT_S,
+                env={**os.environ, **peer.variables},
+            )
+        if done.returncode:
+            return {"error": f"exit status {done.returncode}: {_last_lines(log.read_text())}"}
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer within {_TIMEOUT_S:.0f} s"}
+    except (RuntimeError, ValueError, IndexError) as error:
+        return {"error": str(error)}
+
+
+def run_ours(source: Path) -> dict[str, Any]:
+    """Penstock over gRPC at the same recordings, from a warm cache."""
+    plan = Plan(batch_size=256, split="all")
+    cache = FOLDER / "penstock"
+    with (
+        running_server(f"{source}/*.hdf5", FOLDER / "penstock.log", cache_dir=cache) as server,
+        open_sampler(server.target, image_size=(SIDE, SIDE)) as sampler,
+    ):
+        fill_cache(sampler, plan)
+        batches = sampler.batches(plan, start_step=1000)
+        for _ in range(4):
+            next(batches)
+        walls: list[float] = []
+        cpu = cpu_s(server.tree)
+        for _ in range(_GROUPS):
+            begun = time.perf_counter()
+            for _ in range(_BATCHES):
+                next(batches)
+            walls.append((time.perf_counter() - begun) / _BATCHES * 1e3)
+        server_cpu_ms = (cpu_s(server.tree) - cpu) / (_GROUPS * _BATCHES) * 1e3
+        batches.close()
+    return {"ms": statistics.median(walls), "cpu_ms": server_cpu_ms, "groups_ms": walls}
+
+
+def _last_lines(text: str) -> str:
+    return " | ".join(text.strip().splitlines()[-3:])[-600:]
+
+
+def show(console: Console, results: dict[str, Any], timed: dict[str, float]) -> None:
+    """Print the peers, fastest first."""
+    grpc_ms = results["grpc_ms"]
+    table = Table("loader", "ms a batch", "against Penstock", "CPU ms", "ms, resized offline")
+    table.add_row("Penstock over gRPC", f"{grpc_ms:.0f}", "1.00", "", "")
+    for name, wall in sorted(timed.items(), key=lambda item: item[1]):
+        offline = results["resized_offline_ms"].get(name, math.nan)
+        cpu = results["cpu_ms"][name]
+        table.add_row(name, f"{wall:.0f}", f"{wall / grpc_ms:.2f}", f"{cpu:.0f}", f"{offline:.0f}")
+    console.print(table)
+
+
+def _values(found: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:
+    return {name: each[key] for name, each in found.items() if key in each}
+
+
+def main() -> None:
+    """Run what is asked for and write ``benchmarks/results/sampler_peers.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("peers", nargs="*", help=f"Of {', '.join(PEERS)}; all by default.")
+    options = parser.parse_args()
+    unknown = sorted(set(options.peers) - set(PEERS))
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: peers are {', '.join(PEERS)}")
+    cv2.setNumThreads(1)
+    console = Console()
+    source = prepare()
+    ours = [run_ours(source)]
+    found: dict[str, dict[str, Any]] = {}
+    easier: dict[str, dict[str, Any]] = {}
+    for name in options.peers or PEERS:
+        console.print(f"{name} ...", style="dim")
+        found[name] = run(name, PEERS[name])
+        if "ms" in found[name]:
+            easier[name] = run(name, PEERS[name], "--resized")
+        for folder in (name, f"{name}_resized"):
+            shutil.rmtree(FOLDER / folder, ignore_errors=True)
+    ours.append(run_ours(source))
+    grpc_ms = statistics.median(wall for each in ours for wall in each["groups_ms"])
+    timed = _values(found, "ms")
+    results: dict[str, Any] = {
+        "grpc_ms": grpc_ms,
+        **timed,
+        "cpu_ms": _values(found, "cpu_ms"),
+        "resized_offline_ms": _values(easier, "ms"),
+        "not_run": _values(found, "error"),
+        "machine": machine(),
+    }
+    if not options.peers:
+        write_results("sampler_peers", results)
+    show(console, results, timed)
+    for name, reason in results["not_run"].items():
+        console.print(f"[red]{name}[/red]: {reason}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A sampler server as a process of its own, and what it and its children use."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from penstock import Plan, SamplerClient
+
+__all__ = ["Server", "anonymous_bytes", "cpu_s", "fill_cache", "running_server"]
+
+_END_S = 20.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        process: Its first process.
+        target: Where it listens.
+    """
+
+    process: psutil.Process
+    target: str
+
+    @property
+    def tree(self) -> list[psutil.Process]:
+        """The process and all below it."""
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@contextmanager
+def running_server(data: str, log: Path, **settings: str | int | Path) -> Iterator[Server]:
+    """Serve ``data`` on loopback until the block ends.
+
+    Args:
+        data: Files to serve.
+        log: File that gets its output.
+        settings: Settings by their names, such as ``cache_dir``.
+    """
+    port = _free_port()
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [str(Path(sys.executable).with_name("penstock")), "serve", "sampler"]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, f"--data={data}", f"--port={port}", "--log-format=json", *flags],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        yield Server(psutil.Process(process.pid), f"grpc://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def fill_cache(sampler: SamplerClient, plan: Plan) -> None:
+    """Pull every transition of ``plan`` once, so that whatever is cached on touch is cached."""
+    epoch = replace(plan, sampling="epoch")
+    for _ in sampler.batches(epoch, stop_step=sampler.view(epoch).steps_per_epoch):
+        pass
+
+
+def cpu_s(processes: list[psutil.Process]) -> float:
+    """Seconds of CPU, user and system, that ``processes`` have used."""
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)
+
+
+def anonymous_bytes(processes: list[psutil.Process]) -> int:
+    """Anonymous memory of ``processes`` (``RssAnon``): what no file on a disk backs.
+
+    Shared memory (``RssShmem``) is counted once, as the largest share that one process maps.
+    """
+    anonymous, shared = 0, 0
+    for process in processes:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        sizes = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        anonymous += 1024 * int(sizes["RssAnon"].split()[0])
+        shared = max(shared, 1024 * int(sizes["RssShmem"].split()[0]))
+    return anonymous + shared
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
