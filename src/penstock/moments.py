@@ -59,10 +59,23 @@ class Moments:
         squares = np.square(rows - mean).sum(axis=0)
         return cls(len(rows), mean, squares, rows.min(axis=0), rows.max(axis=0))
 
+    def part(self, start: int, stop: int) -> Moments:
+        """Moments of the columns from ``start`` to before ``stop``."""
+        columns = slice(start, stop)
+        return Moments(
+            self.count,
+            self.mean[columns],
+            self.squares[columns],
+            self.min[columns],
+            self.max[columns],
+        )
+
     def merged(self, other: Moments) -> Moments:
         """Moments of the rows of both."""
         if not other.count:
             return self
+        if not self.count:
+            return other
         total = self.count + other.count
         difference = other.mean - self.mean
         return Moments(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from penstock.batch import Batch, FrameSpec
 from penstock.codecs import choose_codec, encode_images
 from penstock.dataset import DatasetInfo, EpisodeTable
-from penstock.errors import InvalidInput, NotFound
+from penstock.errors import InvalidInput
 from penstock.observations import Observations
 from penstock.targets import Target
 from penstock_sampler.discovery import find_files
@@ -16,6 +16,7 @@ from penstock_sampler.files import OpenFiles
 from penstock_sampler.frames import FrameReader, FrameRequest
 from penstock_sampler.index import DatasetIndex, Located, build_index
 from penstock_sampler.settings import DataSettings
+from penstock_sampler.weights import WeightStore
 
 __all__ = ["Hdf5Backend", "open_backend"]
 
@@ -37,7 +38,15 @@ def open_backend(target: Target, settings: DataSettings | None = None) -> Hdf5Ba
         raise InvalidInput(f"{target}: only file:// targets are read here", field="target")
     settings = DataSettings.load() if settings is None else settings
     index = build_index(find_files(target.locations), settings.data_options(), settings.spool_dir)
-    return Hdf5Backend(index, OpenFiles(settings.max_open_files), settings.io_threads)
+    files = OpenFiles(settings.max_open_files)
+    weights = WeightStore(
+        settings.data_options().weight_columns,
+        [file.identity for file in index.files],
+        index.episodes,
+        files,
+        settings.spool_dir,
+    )
+    return Hdf5Backend(index, files, settings.io_threads, weights)
 
 
 class Hdf5Backend:
@@ -47,12 +56,18 @@ class Hdf5Backend:
         index: The dataset; closed by :meth:`close`.
         files: Open files; closed by :meth:`close`.
         io_threads: Reads in flight.
+        weights: Weights of the transitions; None for a dataset without.
     """
 
     def __init__(
-        self, index: DatasetIndex, files: OpenFiles, io_threads: int | None = None
+        self,
+        index: DatasetIndex,
+        files: OpenFiles,
+        io_threads: int | None = None,
+        weights: WeightStore | None = None,
     ) -> None:
         self._index, self._files = index, files
+        self._weights = weights or WeightStore((), (), index.episodes, files)
         self._reader = FrameReader(files, io_threads)
 
     def info(self) -> DatasetInfo:
@@ -64,12 +79,13 @@ class Hdf5Backend:
         return self._index.episodes
 
     def weights(self, column: str) -> NDArray[np.float32]:
-        """One weight per transition.
+        """One weight per transition, read-only; the first call reads them from the files.
 
         Raises:
-            NotFound: There is no such weight column.
+            NotFound: There is no such weight column; names those there are.
+            DataFault: A file cannot be read any more; the message names it.
         """
-        raise NotFound(f"weight column {column!r}: this dataset has none", reason="NO_WEIGHTS")
+        return self._weights.column(column)
 
     def read(self, ids: NDArray[np.int64], spec: FrameSpec, out: Batch) -> None:
         """Fill ``out`` with the transitions ``ids``, row by row in that order.
@@ -145,9 +161,7 @@ class Hdf5Backend:
 
     def _read_columns(self, ids: NDArray[np.int64], located: Located, out: Batch) -> None:
         index = self._index
-        first_record = np.array([file.first_record for file in index.files], np.int64)
-        base = first_record[located.file]
-        records, following = index.scalars.read(base + located.row, base + located.next_row)
+        records, following = index.read_records(located)
         joint_dim = index.info.joint_dim
         out.transition_ids[:] = ids
         out.joint[:] = records[:, :joint_dim]
@@ -167,7 +181,7 @@ class Hdf5Backend:
         for file in np.unique(files).tolist():
             chosen = np.flatnonzero(files == file)
             entry = self._index.files[file]
-            images = entry.examined.layout.images
+            images = entry.layout.images
             requests.append(FrameRequest(entry.identity, images, rows[chosen], places[chosen]))
         self._reader.read(requests, out)
 
@@ -175,4 +189,4 @@ class Hdf5Backend:
         """Release files."""
         self._reader.close()
         self._files.close()
-        self._index.scalars.close()
+        self._index.close()

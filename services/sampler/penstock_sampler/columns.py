@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 
 from penstock_sampler.findings import Findings
-from penstock_sampler.opening import HDF5_ERRORS
+from penstock_sampler.opening import HDF5_ERRORS, Hdf5File
 
 __all__ = [
     "MAX_ROWS",
@@ -39,19 +38,18 @@ class Column:
     @property
     def rows(self) -> int:
         """Length of the first axis; 0 for a dataset without axes."""
-        return int(self.data.shape[0]) if self.data.ndim else 0
+        return int(self.data.shape[0]) if self.data.shape else 0
 
 
 def find_dataset(
-    file: h5py.File, check: str, accepted: tuple[str, ...], findings: Findings, camera: str = ""
+    file: Hdf5File, check: str, accepted: tuple[str, ...], findings: Findings, camera: str = ""
 ) -> Column | None:
     """The first dataset of ``accepted`` that exists; None with a fault when none does."""
-    there = [path for path in accepted if path in file]
+    there = [path for path in accepted if file.has(path)]
     if not there:
         group = accepted[0].rpartition("/")[0]
-        holder: Any = file[group] if group else file
         place = f"{group}/" if group else "the root"
-        names = sorted(str(name) for name in holder)
+        names = sorted(file.names(group))
         listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
         looked = ", ".join(path.rpartition("/")[2] for path in accepted)
         what = f"no {camera} camera" if camera else f"no {looked}"
@@ -70,7 +68,7 @@ def find_dataset(
         return None
     path = there[0]
     try:
-        found = file[path]
+        found = file.node(path)
     except HDF5_ERRORS as error:
         findings.fail(
             check,
@@ -103,7 +101,7 @@ def find_dataset(
 def check_vector(column: Column, kinds: str, findings: Findings) -> bool:
     """Whether it is ``(rows, width)`` of a dtype whose kind is in ``kinds``."""
     path, dataset = column.path, column.data
-    if dataset.ndim != 2 or dataset.shape[1] < 1:  # noqa: PLR2004 - rows and width
+    if len(dataset.shape) != 2 or dataset.shape[1] < 1:  # noqa: PLR2004 - rows and width
         findings.fail(
             path,
             f"{path} has shape {dataset.shape}: expected (rows, width)",
@@ -136,8 +134,8 @@ def check_vector(column: Column, kinds: str, findings: Findings) -> bool:
 
 def is_single_column(column: Column) -> bool:
     """Whether it is ``(rows,)`` or ``(rows, 1)``."""
-    dataset = column.data
-    return dataset.ndim == 1 or (dataset.ndim == 2 and dataset.shape[1] == 1)  # noqa: PLR2004
+    shape = column.data.shape
+    return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)  # noqa: PLR2004
 
 
 def check_storage(column: Column, check: str, findings: Findings) -> bool:
@@ -169,7 +167,7 @@ def check_storage(column: Column, check: str, findings: Findings) -> bool:
                 dataset=path,
             )
             return False
-    elif dataset.size and dataset.id.get_storage_size() == 0:
+    elif math.prod(dataset.shape) and dataset.id.get_storage_size() == 0:
         findings.fail(
             check,
             f"{path} has shape {dataset.shape} but nothing was ever written to it",

@@ -8,14 +8,12 @@ from pathlib import Path
 import h5py
 
 from penstock.errors import DataFault
-from penstock_sampler.examine import Examined, examine_open
 from penstock_sampler.files import FileIdentity
 from penstock_sampler.findings import Findings
-from penstock_sampler.opening import HDF5_ERRORS, open_hdf5
+from penstock_sampler.opening import HDF5_ERRORS, Hdf5File
 from penstock_sampler.options import DataOptions
-from penstock_sampler.quality import check_images, check_scalars
-from penstock_sampler.scalars import ScalarStore
-from penstock_sampler.scan import scan_file
+from penstock_sampler.quality import check_images
+from penstock_sampler.scan import scan_open
 
 __all__ = ["Diagnosis", "Entry", "diagnose"]
 
@@ -48,30 +46,18 @@ class Diagnosis:
         return not self.findings.faults
 
 
-def diagnose(path: Path, options: DataOptions, spool_dir: Path | None = None) -> Diagnosis:
-    """Examine a file as the sampler does, and its values beyond that; raises nothing about it.
-
-    Raises:
-        LimitExceeded: There is no room in ``spool_dir`` for a temporary file.
-    """
+def diagnose(path: Path, options: DataOptions) -> Diagnosis:
+    """Scan a file as the sampler does, and look at more of its frames; raises nothing about it."""
     diagnosis = Diagnosis(Findings(str(path)))
     findings = diagnosis.findings
     try:
         identity = FileIdentity.of(path)
-        with open_hdf5(path) as file:
+        with Hdf5File(path) as file:
             findings.ok("opens", f"{identity.size_bytes} bytes")
-            diagnosis.tree = _tree(file, findings)
-            found = examine_open(file, options, findings)
-            if found is None:
-                return diagnosis
-            examined = Examined(identity, *found)
-            check_images(file, examined, findings)
-        layout = examined.layout
-        scalars = ScalarStore(layout.joint_dim, layout.action_dim, spool_dir)
-        try:
-            check_scalars(scan_file(path, examined, scalars).statistics, findings)
-        finally:
-            scalars.close()
+            diagnosis.tree = _tree(file.handle, findings)
+            scan = scan_open(file, identity, options, findings)
+            if scan is not None:
+                check_images(file, scan.layout, findings)
     except DataFault as error:
         _note(findings, error.message, error.reason)
     except HDF5_ERRORS as error:

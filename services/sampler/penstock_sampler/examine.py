@@ -5,26 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import DataFault
 from penstock_sampler.episodes import FileEpisodes, read_episodes
 from penstock_sampler.files import FileIdentity
 from penstock_sampler.findings import Findings
 from penstock_sampler.layout import FileLayout, read_layout
-from penstock_sampler.opening import HDF5_ERRORS, dataset_at, open_hdf5
+from penstock_sampler.opening import HDF5_ERRORS, Hdf5File, read_rows
 from penstock_sampler.options import DataOptions
 
 __all__ = ["Examined", "examine", "examine_open"]
 
+Edges = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""First and last frame of a camera, as they are stored."""
+
 
 @dataclass(frozen=True)
 class Examined:
-    """A file that can be served."""
+    """A file that can be served.
+
+    Attributes:
+        identity: The file as it was examined.
+        layout: Where everything is in it.
+        episodes: Its episodes.
+        edges: By camera, the first and the last frame.
+    """
 
     identity: FileIdentity
     layout: FileLayout
     episodes: FileEpisodes
+    edges: tuple[Edges, ...]
 
 
 def examine(path: Path, options: DataOptions) -> Examined:
@@ -35,24 +47,27 @@ def examine(path: Path, options: DataOptions) -> Examined:
     """
     identity = FileIdentity.of(path)
     findings = Findings(str(path))
-    with open_hdf5(path) as file:
-        found = examine_open(file, options, findings)
+    with Hdf5File(path) as file:
+        found = examine_open(file, identity, options, findings)
     findings.raise_fault()
     if found is None:  # every None leaves a fault, which was raised above; the types do not know
         raise DataFault(f"{path}: cannot be served", metadata={"file": str(path)})
-    return Examined(identity, *found)
+    return found
 
 
 def examine_open(
-    file: h5py.File, options: DataOptions, findings: Findings
-) -> tuple[FileLayout, FileEpisodes] | None:
+    file: Hdf5File, identity: FileIdentity, options: DataOptions, findings: Findings
+) -> Examined | None:
     """Examine an open file, leaving a finding for every check; None when one is a fault."""
     try:
         layout = read_layout(file, options, findings)
         if layout is None:
             return None
         episodes = read_episodes(file, layout, findings)
-        if episodes is None or not _probe_frames(file, layout, findings):
+        if episodes is None:
+            return None
+        edges = _probe_frames(file, layout, findings)
+        if edges is None:
             return None
     except HDF5_ERRORS as error:
         findings.fail(
@@ -62,16 +77,20 @@ def examine_open(
             reason="UNREADABLE",
         )
         return None
-    return layout, episodes
+    return Examined(identity, layout, episodes, edges)
 
 
-def _probe_frames(file: h5py.File, layout: FileLayout, findings: Findings) -> bool:
+def _probe_frames(
+    file: Hdf5File, layout: FileLayout, findings: Findings
+) -> tuple[Edges, ...] | None:
     """Read the first and the last frame, which tells missing filters and sources."""
+    found: list[Edges] = []
     for image in layout.images:
-        dataset = dataset_at(file, image.dataset)
+        dataset = file.dataset(image.dataset)
+        frames: list[NDArray[np.uint8]] = []
         for row in (0, layout.observations - 1):
             try:
-                dataset[row]
+                frames.append(read_rows(dataset, row, row + 1)[0])
             except HDF5_ERRORS as error:
                 findings.fail(
                     f"{image.camera} camera",
@@ -81,5 +100,6 @@ def _probe_frames(file: h5py.File, layout: FileLayout, findings: Findings) -> bo
                     reason="UNREADABLE",
                     dataset=image.dataset,
                 )
-                return False
-    return True
+                return None
+        found.append((frames[0], frames[1]))
+    return tuple(found)

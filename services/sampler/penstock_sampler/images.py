@@ -47,7 +47,7 @@ def check_image(
 ) -> ImageColumn | None:
     """Recognise an image dataset; None with a fault when it is none."""
     path, dataset, check = column.path, column.data, f"{camera} camera"
-    if dataset.ndim != _RANK:
+    if len(dataset.shape) != _RANK:
         findings.fail(
             check,
             f"{path} has shape {dataset.shape}: expected (rows, height, width, 3) or "

@@ -1,8 +1,7 @@
 """The index of a dataset: metadata, an episode table, statistics. No frame is kept.
 
-Files are examined one by one; one that cannot be served is refused with its reason and the rest
-goes on. A second pass reads joints, actions and rewards in blocks: into the scalar store, into the
-statistics, and into the digest that is the dataset's version.
+Files are scanned one by one; one that cannot be served is refused with its reason and the rest
+goes on. Joints, actions and rewards are kept on disk and read from there.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from penstock.dataset import (
 )
 from penstock.errors import DataFault, InvalidInput
 from penstock_sampler.discovery import FoundFile
-from penstock_sampler.examine import Examined, examine
 from penstock_sampler.files import FileIdentity
+from penstock_sampler.layout import FileLayout
 from penstock_sampler.options import DataOptions
-from penstock_sampler.scalars import ScalarStore
-from penstock_sampler.scan import FileScan, scan_file
+from penstock_sampler.record_store import RecordStore
+from penstock_sampler.scalars import RecordShape
+from penstock_sampler.scan import FileScan
 from penstock_sampler.splits import split_keys
 
 __all__ = ["DatasetIndex", "IndexedFile", "Located", "build_index"]
@@ -43,19 +43,17 @@ log = logging.getLogger(__name__)
 _SHOWN_REASONS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IndexedFile:
     """A served file.
 
     Attributes:
         identity: The file as it was indexed.
-        examined: Its layout and episodes.
-        first_record: Row of its first observation in the scalar store.
+        layout: Where everything is in it.
     """
 
     identity: FileIdentity
-    examined: Examined
-    first_record: int
+    layout: FileLayout
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,13 @@ class DatasetIndex:
         info: The dataset as clients see it.
         episodes: The episode table.
         files: Served files, in the order of ``info.files``.
-        scalars: Joints, actions and rewards.
+        records: Joints, actions and rewards.
     """
 
     info: DatasetInfo
     episodes: EpisodeTable
     files: tuple[IndexedFile, ...]
-    scalars: ScalarStore
+    records: RecordStore
     _first_transition: NDArray[np.int64]
 
     def locate(self, ids: NDArray[np.int64]) -> Located:
@@ -106,11 +104,23 @@ class DatasetIndex:
         )
         return Located(self.episodes.file[episode], row, row + ~terminal, terminal)
 
+    def read_records(self, located: Located) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Records ``joint | action | reward`` of current and next rows, ``(n, J + A + 1)`` both.
+
+        Raises:
+            DataFault: The records are damaged and the file cannot be read again; names it.
+        """
+        return self.records.read(located.file, located.row, located.next_row)
+
+    def close(self) -> None:
+        """Release the records."""
+        self.records.close()
+
 
 def build_index(
     found: Iterable[FoundFile], options: DataOptions, spool_dir: Path | None = None
 ) -> DatasetIndex:
-    """Examine and scan all files.
+    """Scan all files.
 
     Args:
         found: Files, ascending by id.
@@ -121,44 +131,31 @@ def build_index(
         DataFault: No file can be served; names the first reasons.
         LimitExceeded: There is no room for the temporary file.
     """
-    refused: dict[str, DataFault] = {}
-    accepted: list[tuple[FoundFile, Examined]] = []
-    for file in found:
-        try:
-            accepted.append((file, examine(file.path, options)))
-        except DataFault as error:
-            refused[file.file_id] = error
-    accepted = _keep_majority(accepted, refused)
-    if not accepted:
-        raise _nothing_left(refused)
-    layout = accepted[0][1].layout
-    scalars = ScalarStore(layout.joint_dim, layout.action_dim, spool_dir)
+    records = RecordStore(options, spool_dir)
     try:
-        return _scan_all(accepted, refused, scalars)
+        return _build(found, records)
     except BaseException:
-        scalars.close()
+        records.close()
         raise
 
 
-def _scan_all(
-    accepted: list[tuple[FoundFile, Examined]],
-    refused: dict[str, DataFault],
-    scalars: ScalarStore,
-) -> DatasetIndex:
-    served: list[tuple[FoundFile, IndexedFile, FileScan]] = []
-    for file, examined in accepted:
-        first_record = scalars.rows
+def _build(found: Iterable[FoundFile], records: RecordStore) -> DatasetIndex:
+    refused: dict[str, DataFault] = {}
+    scanned: list[tuple[FoundFile, FileScan]] = []
+    for file in found:
         try:
-            scan = scan_file(file.path, examined, scalars)
+            scanned.append((file, records.scan(file.path)))
         except DataFault as error:
-            scalars.truncate(first_record)
             refused[file.file_id] = error
-            continue
-        served.append((file, IndexedFile(examined.identity, examined, first_record), scan))
-    if not served:
+    scanned = _keep_majority(scanned, refused)
+    if not scanned:
         raise _nothing_left(refused)
-    episodes = _episode_table([(file, entry.examined) for file, entry, _ in served])
-    info = _describe(served, refused)
+    layout = scanned[0][1].layout
+    records.serve(
+        RecordShape(layout.joint_dim, layout.action_dim), [scan.identity for _, scan in scanned]
+    )
+    episodes = _episode_table(scanned)
+    info = _describe(scanned, refused)
     for file_id, error in refused.items():
         log.warning("file %s is refused (%s): %s", file_id, error.reason, error.message)
     log.info(
@@ -171,24 +168,23 @@ def _scan_all(
         info.transitions,
         info.dropped_rows,
     )
-    return DatasetIndex(
-        info, episodes, tuple(entry for _, entry, _ in served), scalars, episodes.first_transition
-    )
+    files = tuple(IndexedFile(scan.identity, scan.layout) for _, scan in scanned)
+    return DatasetIndex(info, episodes, files, records, episodes.first_transition)
 
 
 def _keep_majority(
-    accepted: list[tuple[FoundFile, Examined]], refused: dict[str, DataFault]
-) -> list[tuple[FoundFile, Examined]]:
+    scanned: list[tuple[FoundFile, FileScan]], refused: dict[str, DataFault]
+) -> list[tuple[FoundFile, FileScan]]:
     """Refuse files whose vectors have another width than most files'."""
-    if not accepted:
-        return accepted
-    widths = [(entry.layout.joint_dim, entry.layout.action_dim) for _, entry in accepted]
+    if not scanned:
+        return scanned
+    widths = [(scan.layout.joint_dim, scan.layout.action_dim) for _, scan in scanned]
     # Counter keeps the order of first sight, so the first file decides a tie.
     usual = Counter(widths).most_common(1)[0][0]
-    kept: list[tuple[FoundFile, Examined]] = []
-    for (file, entry), width in zip(accepted, widths, strict=True):
+    kept: list[tuple[FoundFile, FileScan]] = []
+    for (file, scan), width in zip(scanned, widths, strict=True):
         if width == usual:
-            kept.append((file, entry))
+            kept.append((file, scan))
             continue
         refused[file.file_id] = DataFault(
             f"{file.path}: joint and actions have widths {width[0]} and {width[1]}, most files "
@@ -199,8 +195,8 @@ def _keep_majority(
     return kept
 
 
-def _episode_table(files: list[tuple[FoundFile, Examined]]) -> EpisodeTable:
-    parts = [entry.episodes for _, entry in files]
+def _episode_table(files: list[tuple[FoundFile, FileScan]]) -> EpisodeTable:
+    parts = [scan.episodes for _, scan in files]
     counts = [len(part.length) for part in parts]
     return EpisodeTable(
         file=np.repeat(np.arange(len(parts), dtype=np.int32), counts),
@@ -208,25 +204,25 @@ def _episode_table(files: list[tuple[FoundFile, Examined]]) -> EpisodeTable:
         length=np.concatenate([part.length for part in parts]),
         outcome=np.concatenate([part.outcome for part in parts]),
         split_key=np.concatenate(
-            [split_keys(file.file_id, entry.episodes.number) for file, entry in files]
+            [split_keys(file.file_id, scan.episodes.number) for file, scan in files]
         ),
     )
 
 
 def _describe(
-    served: list[tuple[FoundFile, IndexedFile, FileScan]], refused: dict[str, DataFault]
+    served: list[tuple[FoundFile, FileScan]], refused: dict[str, DataFault]
 ) -> DatasetInfo:
     for name in COLUMNS:
-        left_out = sum(scan.statistics[name].left_out for _, _, scan in served)
+        left_out = sum(scan.left_out[name] for _, scan in served)
         if left_out:
             log.warning(
                 "%s: %d rows have a value that is not finite; statistics leave them out",
                 name,
                 left_out,
             )
-    layout = served[0][1].examined.layout
+    layout = served[0][1].layout
     info = describe(
-        [_data_file(file, entry, scan) for file, entry, scan in served],
+        [_data_file(file, scan) for file, scan in served],
         [
             RefusedFile(file_id, refused[file_id].reason, refused[file_id].message)
             for file_id in sorted(refused)
@@ -248,18 +244,18 @@ def _describe(
     return info
 
 
-def _data_file(file: FoundFile, entry: IndexedFile, scan: FileScan) -> DataFile:
-    layout, episodes = entry.examined.layout, entry.examined.episodes
+def _data_file(file: FoundFile, scan: FileScan) -> DataFile:
+    layout, episodes = scan.layout, scan.episodes
     return DataFile(
         file.file_id,
-        entry.identity.size_bytes,
+        scan.identity.size_bytes,
         layout.rows,
         digest=scan.digest,
         transitions=int(episodes.length.sum(dtype=np.int64)),
         episodes=len(episodes.length),
         dropped_rows=len(episodes.dropped),
         cameras=tuple(Camera(image.camera, image.height, image.width) for image in layout.images),
-        moments={name: column.moments for name, column in scan.statistics.items()},
+        moments=scan.moments,
     )
 
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import h5py
-
 from penstock_sampler.columns import (
     MAX_ROWS,
     Column,
@@ -22,6 +20,7 @@ from penstock_sampler.columns import (
 )
 from penstock_sampler.findings import Findings
 from penstock_sampler.images import ImageColumn, check_image
+from penstock_sampler.opening import Hdf5File
 from penstock_sampler.options import CameraNames, DataOptions
 
 __all__ = ["FileLayout", "read_layout"]
@@ -31,7 +30,7 @@ _NUMBERS = "fiu"
 _FLAGS = "bfiu"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileLayout:
     """Where everything is in one file.
 
@@ -65,7 +64,7 @@ class FileLayout:
     images: tuple[ImageColumn, ...]
 
 
-def read_layout(file: h5py.File, options: DataOptions, findings: Findings) -> FileLayout | None:
+def read_layout(file: Hdf5File, options: DataOptions, findings: Findings) -> FileLayout | None:
     """Recognise the layout of ``file`` from its metadata alone.
 
     Every check leaves a finding.
@@ -73,7 +72,7 @@ def read_layout(file: h5py.File, options: DataOptions, findings: Findings) -> Fi
     Returns:
         The layout, or None when a finding is a fault.
     """
-    grouped = isinstance(file.get("observations"), h5py.Group)
+    grouped = file.is_group("observations")
     prefix = "observations/" if grouped else ""
     findings.ok("format", "format A (group observations/)" if grouped else "format B (all at root)")
 
@@ -84,7 +83,7 @@ def read_layout(file: h5py.File, options: DataOptions, findings: Findings) -> Fi
     cuts = [
         column
         for name in ("truncateds", "timeouts")
-        if name in file and (column := _flat(file, name, _FLAGS, findings)) is not None
+        if file.has(name) and (column := _flat(file, name, _FLAGS, findings)) is not None
     ]
     ends = _episode_ends(file, findings)
     images = [_image(file, prefix, camera, options, findings) for camera in options.cameras]
@@ -110,14 +109,14 @@ def read_layout(file: h5py.File, options: DataOptions, findings: Findings) -> Fi
     )
 
 
-def _vector(file: h5py.File, path: str, findings: Findings) -> Column | None:
+def _vector(file: Hdf5File, path: str, findings: Findings) -> Column | None:
     column = find_dataset(file, path, (path,), findings)
     if column is None or not check_vector(column, _NUMBERS, findings):
         return None
     return column if check_storage(column, path, findings) else None
 
 
-def _flat(file: h5py.File, path: str, kinds: str, findings: Findings) -> Column | None:
+def _flat(file: Hdf5File, path: str, kinds: str, findings: Findings) -> Column | None:
     column = find_dataset(file, path, (path,), findings)
     if column is None:
         return None
@@ -146,20 +145,20 @@ def _flat(file: h5py.File, path: str, kinds: str, findings: Findings) -> Column 
     return column
 
 
-def _episode_ends(file: h5py.File, findings: Findings) -> str:
+def _episode_ends(file: Hdf5File, findings: Findings) -> str:
     path = "episode_ends"
-    if path not in file:
+    if not file.has(path):
         return ""
     column = find_dataset(file, path, (path,), findings)
     if column is None:
         return ""
     data = column.data
-    if data.ndim != 1 or data.dtype.kind not in _INTEGERS:
+    if len(data.shape) != 1 or data.dtype.kind not in _INTEGERS:
         findings.fail(
             path,
             f"{path} has shape {data.shape} and dtype {data.dtype}: expected (episodes,) integers",
             remedy="write the exclusive end row of each episode",
-            reason="WRONG_RANK" if data.ndim != 1 else "WRONG_DTYPE",
+            reason="WRONG_RANK" if len(data.shape) != 1 else "WRONG_DTYPE",
             dataset=path,
         )
         return ""
@@ -167,7 +166,7 @@ def _episode_ends(file: h5py.File, findings: Findings) -> str:
 
 
 def _image(
-    file: h5py.File, prefix: str, camera: CameraNames, options: DataOptions, findings: Findings
+    file: Hdf5File, prefix: str, camera: CameraNames, options: DataOptions, findings: Findings
 ) -> tuple[Column, ImageColumn] | None:
     accepted = tuple(prefix + name for name in camera.datasets)
     check = f"{camera.name} camera"

@@ -6,12 +6,17 @@ import errno
 import importlib
 import stat
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import h5py
+import h5py.h5o
+import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import DataFault
 
-__all__ = ["HDF5_ERRORS", "dataset_at", "open_hdf5"]
+__all__ = ["HDF5_ERRORS", "Hdf5File", "dataset_at", "open_hdf5", "read_rows"]
 
 # Registers the LZ4, Zstandard, bitshuffle and Blosc filters with the HDF5 library.
 importlib.import_module("hdf5plugin")
@@ -21,6 +26,24 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowE
 
 _CHUNK_CACHE_BYTES = 256 << 10
 """Of each open dataset: rows are drawn at random, so decoded chunks are not worth their memory."""
+
+
+def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
+    """Rows ``start`` to before ``stop``, in the dataset's own type.
+
+    The low-level call: what h5py prepares for its own indexing pays off only when a dataset is read
+    many times.
+
+    Raises:
+        OSError: They cannot be read; other kinds of ``HDF5_ERRORS`` likewise.
+    """
+    shape = (stop - start, *dataset.shape[1:])
+    rows = np.empty(shape, dataset.dtype)
+    if rows.size:
+        space = dataset.id.get_space()
+        space.select_hyperslab((start, *(0 for _ in shape[1:])), shape)
+        dataset.id.read(h5py.h5s.create_simple(shape), space, rows)
+    return rows
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -57,6 +80,94 @@ def dataset_at(file: h5py.File, path: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise KeyError(f"{path} is no dataset")
     return found
+
+
+class Hdf5File:
+    """An open file whose groups are listed once and whose datasets are opened once.
+
+    Finding a dataset costs as much as reading a small one, and an index finds each of them often.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataFault: It does not open, see :func:`open_hdf5`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.handle = open_hdf5(path)
+        self._names: dict[str, frozenset[str]] = {}
+        self._datasets: dict[str, h5py.Dataset] = {}
+
+    def names(self, group: str = "") -> frozenset[str]:
+        """Names in a group, of links that lead nowhere too; none where there is no such group."""
+        found = self._names.get(group)
+        if found is None:
+            holder = self.handle.get(group) if group else self.handle
+            found = frozenset(map(str, holder)) if isinstance(holder, h5py.Group) else frozenset()
+            self._names[group] = found
+        return found
+
+    def is_group(self, path: str) -> bool:
+        """Whether a group goes by that path."""
+        return self.has(path) and isinstance(self.handle.get(path), h5py.Group)
+
+    def has(self, path: str) -> bool:
+        """Whether something goes by that path."""
+        group, _, name = path.rpartition("/")
+        return name in self.names(group)
+
+    def node(self, path: str) -> h5py.HLObject:
+        """The group or dataset of that path.
+
+        Raises:
+            KeyError: There is none, or its link leads nowhere.
+        """
+        found: h5py.HLObject | None = self._datasets.get(path)
+        if found is None:
+            # What handle[path] does, without asking the file again how it was opened.
+            opened = h5py.h5o.open(self.handle.id, path.encode())
+            if not isinstance(opened, h5py.h5d.DatasetID):
+                return self.handle[path]
+            found = self._datasets[path] = h5py.Dataset(opened, readonly=True)
+        return found
+
+    def dataset(self, path: str) -> h5py.Dataset:
+        """The dataset of that path.
+
+        Raises:
+            KeyError: There is none.
+        """
+        found = self.node(path)
+        if not isinstance(found, h5py.Dataset):
+            raise KeyError(f"{path} is no dataset")
+        return found
+
+    def is_self_contained(self) -> bool:
+        """Whether no dataset that was opened takes its data from another file."""
+        name = h5py.h5f.get_name(self.handle.id)
+        return not any(
+            h5py.h5f.get_name(dataset.id) != name
+            or dataset.is_virtual
+            or dataset.external is not None
+            for dataset in self._datasets.values()
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._datasets.clear()
+        self.handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def _explain(path: Path, size_bytes: int, error: Exception) -> DataFault:

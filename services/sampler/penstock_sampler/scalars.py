@@ -1,51 +1,100 @@
-"""Joints, actions and rewards of all files side by side in one unnamed file.
+"""Joints, actions and rewards as records of fixed size, in blocks that are checked when read.
 
-A batch takes one small read a transition from it instead of four through HDF5, and memory does not
-grow with the dataset. The file has no name, so it goes away with the process, however that ends.
+A batch takes one small read a transition instead of four through HDF5, and memory does not grow
+with the dataset. A block is the records of neighbouring observations and the XXH3-64 of their
+bytes, seeded with the number of the block, so that no block passes for another one.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-import tempfile
-import weakref
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from penstock.errors import Internal, LimitExceeded
+from penstock.errors import Corrupt, Internal
+from penstock_sampler.files import FileIdentity, OpenFiles
 
-__all__ = ["ScalarStore"]
+__all__ = ["DamagedRecords", "RecordPlace", "RecordReader", "RecordShape", "RecordWriter"]
+
+_BLOCK_BYTES = 4096
+"""A page: what a read costs anyhow."""
+_HASH_BYTES = 8
+_READ_AT_ONCE = 512
+"""Transitions whose blocks are in memory at a time."""
 
 
-class ScalarStore:
+class DamagedRecords(Corrupt):
+    """Records that are not what was written.
+
+    Attributes:
+        file: Place of their file in the index.
+    """
+
+    def __init__(self, message: str, file: int) -> None:
+        super().__init__(message, reason="DAMAGED_INDEX")
+        self.file = file
+
+
+@dataclass(frozen=True)
+class RecordShape:
     """Records of ``joint | action | reward`` as float32, one per observation.
 
     The record of an observation that no action follows (N+1 layout) has zeros for action and
-    reward. Reading is safe from several threads, and after a fork.
+    reward.
 
-    Args:
+    Attributes:
         joint_dim: Width of a joint vector.
         action_dim: Width of an action vector.
-        directory: Where the file lives; None for the system's temporary directory.
-
-    Raises:
-        LimitExceeded: There is no place for the file.
     """
 
-    def __init__(self, joint_dim: int, action_dim: int, directory: Path | None = None) -> None:
-        self._joint, self._action = joint_dim, action_dim
-        self._width = joint_dim + action_dim + 1
-        self._record_bytes = self._width * 4
+    joint_dim: int
+    action_dim: int
+
+    @property
+    def width(self) -> int:
+        """Numbers in a record."""
+        return self.joint_dim + self.action_dim + 1
+
+    @property
+    def block_rows(self) -> int:
+        """Records in a block."""
+        return max(1, (_BLOCK_BYTES - _HASH_BYTES) // (4 * self.width))
+
+    @property
+    def block_bytes(self) -> int:
+        """Size of a block with its hash."""
+        return 4 * self.width * self.block_rows + _HASH_BYTES
+
+    def size_bytes(self, rows: int) -> int:
+        """Size of ``rows`` records in blocks; the last block is filled up with zeros."""
+        return -(-rows // self.block_rows) * self.block_bytes
+
+
+class RecordWriter:
+    """Writes the records of one file from ``offset`` of an open file on.
+
+    Args:
+        descriptor: Where to.
+        offset: Where in it.
+        shape: Widths of the vectors.
+    """
+
+    def __init__(self, descriptor: int, offset: int, shape: RecordShape) -> None:
+        self._descriptor, self._shape = descriptor, shape
+        self._rest = np.empty((0, shape.width), np.float32)
+        self._blocks = 0
+        self._start = offset
         self.rows = 0
-        self._directory = directory or tempfile.gettempdir()
-        try:
-            self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - closed by close()
-        except OSError as error:
-            raise self._full(error) from error
-        # A client that is dropped without being closed leaves no open file behind.
-        weakref.finalize(self, self._file.close)
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last block that was written."""
+        return self._start + self._blocks * self._shape.block_bytes
 
     def append(
         self,
@@ -56,52 +105,146 @@ class ScalarStore:
         """Add ``(n, J)`` joints with ``(m, A)`` actions and ``(m,)`` rewards, m at most n.
 
         Raises:
-            LimitExceeded: The file system is full.
+            OSError: They cannot be written, for lack of room most likely.
         """
-        records = np.zeros((len(joint), self._width), np.float32)
-        records[:, : self._joint] = joint
-        records[: len(action), self._joint : -1] = action
-        records[: len(reward), -1] = reward
-        data, offset = memoryview(records.tobytes()), self.rows * self._record_bytes
-        try:
-            while data:
-                written = os.pwrite(self._file.fileno(), data, offset)
-                data, offset = data[written:], offset + written
-        except OSError as error:
-            raise self._full(error) from error
+        kept = len(self._rest)
+        records = np.zeros((kept + len(joint), self._shape.width), np.float32)
+        records[:kept] = self._rest
+        records[kept:, : self._shape.joint_dim] = joint
+        records[kept : kept + len(action), self._shape.joint_dim : -1] = action
+        records[kept : kept + len(reward), -1] = reward
         self.rows += len(joint)
+        whole = len(records) // self._shape.block_rows * self._shape.block_rows
+        self._write(records[:whole])
+        self._rest = records[whole:].copy()
 
-    def truncate(self, rows: int) -> None:
-        """Forget all records from ``rows`` on."""
-        self._file.truncate(rows * self._record_bytes)
-        self.rows = rows
+    def finish(self) -> None:
+        """Write what does not fill a block.
+
+        Raises:
+            OSError: It cannot be written, for lack of room most likely.
+        """
+        if len(self._rest):
+            block = np.zeros((self._shape.block_rows, self._shape.width), np.float32)
+            block[: len(self._rest)] = self._rest
+            self._write(block)
+            self._rest = self._rest[:0]
+
+    def _write(self, records: NDArray[np.float32]) -> None:
+        count = len(records) // self._shape.block_rows
+        if not count:
+            return
+        blocks = np.empty((count, self._shape.block_bytes), np.uint8)
+        blocks[:, :-_HASH_BYTES] = records.reshape(count, -1).view(np.uint8)
+        hashes = [
+            xxhash.xxh3_64_intdigest(block[:-_HASH_BYTES].data, number)
+            for number, block in enumerate(blocks, self._blocks)
+        ]
+        blocks[:, -_HASH_BYTES:] = np.array(hashes, "<u8").view(np.uint8).reshape(count, -1)
+        data, offset = blocks.data.cast("B"), self.end
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+        self._blocks += count
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPlace:
+    """Where the records of one file are.
+
+    Attributes:
+        identity: The file they are in; None for the descriptor that all such places share.
+        offset: Of the first block.
+        rows: How many records.
+    """
+
+    identity: FileIdentity | None
+    offset: int
+    rows: int
+
+
+class RecordReader:
+    """Reads records of many files; safe to use from several threads, and after a fork.
+
+    Args:
+        shape: Widths of the vectors, the same for all files.
+        places: By file.
+        files: Opens what the places name.
+        shared: Descriptor of places without a file of their own; -1 where there is none.
+    """
+
+    def __init__(
+        self,
+        shape: RecordShape,
+        places: Sequence[RecordPlace],
+        files: OpenFiles,
+        shared: int = -1,
+    ) -> None:
+        self._shape, self._files, self._shared = shape, files, shared
+        self._places = list(places)
+
+    def replace(self, file: int, place: RecordPlace) -> None:
+        """From now on, read the records of ``file`` from ``place``."""
+        self._places[file] = place
 
     def read(
-        self, rows: NDArray[np.int64], next_rows: NDArray[np.int64]
+        self, file: NDArray[np.int32], rows: NDArray[np.int64], next_rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Records of ``rows`` and of ``next_rows``, both ``(n, J + A + 1) float32``.
+        """Records of ``rows`` and of ``next_rows`` in files, both ``(n, J + A + 1) float32``.
 
-        A next row is the row itself or the one after it.
+        Raises:
+            DamagedRecords: A block is not what was written.
+            DataFault: What holds them is gone or was changed.
         """
-        pairs = np.empty((len(rows), 2, self._width), np.float32)
-        descriptor = self._file.fileno()
-        both = (next_rows != rows).tolist()
-        for view, row, pair in zip(pairs, rows.tolist(), both, strict=True):
-            target = view if pair else view[:1]
-            if os.preadv(descriptor, [target.data], row * self._record_bytes) != target.nbytes:
-                raise Internal(f"record {row} of {self.rows} is cut short")
-        pairs[next_rows == rows, 1] = pairs[next_rows == rows, 0]
-        return pairs[:, 0], pairs[:, 1]
+        records = np.empty((2, len(rows), self._shape.width), np.float32)
+        for start in range(0, len(rows), _READ_AT_ONCE):
+            part = slice(start, start + _READ_AT_ONCE)
+            both = np.concatenate([rows[part], next_rows[part]])
+            found = self._read(np.tile(file[part], 2).astype(np.int64), both)
+            records[:, part] = found.reshape(2, -1, self._shape.width)
+        return records[0], records[1]
 
-    def close(self) -> None:
-        """Release the file and its space."""
-        self._file.close()
+    def _read(self, files: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        block_rows = self._shape.block_rows
+        # A file has less than 2^31 rows: file and block fit one number each.
+        keys, slots = np.unique(files << 32 | rows // block_rows, return_inverse=True)
+        payload = np.empty((len(keys), block_rows * self._shape.width), np.float32)
+        hashes = np.empty(len(keys), "<u8")
+        owners = keys >> 32
+        edges = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(keys)]
+        blocks = (keys & 0xFFFFFFFF).tolist()
+        for first, last in itertools.pairwise(edges):
+            owner = int(owners[first])
+            place = self._places[owner]
+            wanted = blocks[first:last]
+            into = payload[first:last], hashes[first:last]
+            if wanted[-1] * block_rows >= place.rows:
+                raise Internal(f"file {owner} has {place.rows} records, not block {wanted[-1]}")
+            if place.identity is None:
+                self._fill(self._shared, place.offset, wanted, *into, owner)
+            else:
+                with self._files.descriptor(place.identity) as descriptor:
+                    self._fill(descriptor, place.offset, wanted, *into, owner)
+        table = payload.reshape(len(keys), block_rows, self._shape.width)
+        return table[slots.reshape(-1), rows % block_rows]
 
-    def _full(self, error: OSError) -> LimitExceeded:
-        return LimitExceeded(
-            f"joints, actions and rewards need {self._record_bytes} bytes a row in a temporary "
-            f"file in {self._directory}, which cannot be written ({error.strerror}): free space "
-            "there, or name a folder with room in the setting spool_dir (--spool-dir or "
-            "PENSTOCK_SPOOL_DIR)",
-            reason="DISK_FULL",
-        )
+    def _fill(
+        self,
+        descriptor: int,
+        offset: int,
+        blocks: list[int],
+        payload: NDArray[np.float32],
+        hashes: NDArray[np.uint64],
+        file: int,
+    ) -> None:
+        size = self._shape.block_bytes
+        # Several reads are under way on a cold disk before the first one is waited for.
+        for block in blocks if len(blocks) > 1 else ():
+            os.posix_fadvise(descriptor, offset + block * size, size, os.POSIX_FADV_WILLNEED)
+        for place, block in enumerate(blocks):
+            row = payload[place]
+            got = os.preadv(
+                descriptor, [row.data, hashes[place : place + 1].data], offset + block * size
+            )
+            if got != size or xxhash.xxh3_64_intdigest(row.data, block) != int(hashes[place]):
+                raise DamagedRecords(f"block {block} of the records of file {file}", file)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from penstock_sampler.cli import doctor
 from unit.sampler.recording import arrays, write
 
-from penstock.errors import InvalidInput, LimitExceeded
+from penstock.errors import InvalidInput
 
 
 def _diagnose(*arguments: str, code: int = 0) -> list[dict[str, Any]]:
@@ -118,11 +118,3 @@ def test_settings_decide_as_they_do_for_the_sampler(tmp_path: Path) -> None:
     assert found["served"]
     result = CliRunner().invoke(doctor, [str(path), "--cameras", "left,left"])
     assert isinstance(result.exception, InvalidInput)
-
-
-def test_the_folder_for_temporary_files_is_the_one_of_the_setting(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.hdf5", arrays(30, terminals=[29]))
-    gone = str(tmp_path / "gone")
-    result = CliRunner().invoke(doctor, [str(path), "--spool-dir", gone])
-    assert isinstance(result.exception, LimitExceeded)
-    assert f"in {gone}" in result.exception.message

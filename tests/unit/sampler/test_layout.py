@@ -9,6 +9,7 @@ import pytest
 from penstock_sampler.examine import examine
 from penstock_sampler.findings import Findings
 from penstock_sampler.layout import read_layout
+from penstock_sampler.opening import Hdf5File
 from penstock_sampler.options import DataOptions, parse_cameras
 from unit.sampler.recording import CAMERAS, arrays, write
 
@@ -40,7 +41,7 @@ def test_wrist_names_are_accepted(tmp_path: Path) -> None:
 def test_of_two_accepted_names_the_first_is_used_and_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.hdf5", arrays(cameras=(*CAMERAS, "left_wrist_image")))
     findings = Findings(str(path))
-    with h5py.File(path) as file:
+    with Hdf5File(path) as file:
         layout = read_layout(file, ANY, findings)
     assert layout is not None
     assert layout.images[0].dataset == "observations/left_image"
