@@ -24,33 +24,46 @@ PS_INLINE uint64_t transpose_bits(uint64_t x) {
   return x ^ t ^ (t << 28);
 }
 
+/* Eight bytes at once in 64 bits: no carry crosses from one byte to the next. */
+#define EACH(byte) (0x0101010101010101ull * (byte))
+
+PS_INLINE uint64_t load_8(const uint8_t *bytes) {
+  uint64_t x;
+  memcpy(&x, bytes, 8);
+  return x;
+}
+
+PS_INLINE uint64_t add_8(uint64_t a, uint64_t b) {
+  return ((a & EACH(0x7F)) + (b & EACH(0x7F))) ^ ((a ^ b) & EACH(0x80));
+}
+
+PS_INLINE uint64_t subtract_8(uint64_t a, uint64_t b) {
+  return ((a | EACH(0x80)) - (b & EACH(0x7F))) ^ ((a ^ ~b) & EACH(0x80));
+}
+
 PS_INLINE int pack_portable(const uint8_t *current, const uint8_t *above, uint8_t *planes) {
-  uint8_t seen = 0;
+  uint64_t seen = 0;
   for (int group = 0; group < 8; group++) {
-    uint64_t values = 0;
-    for (int j = 0; j < 8; j++) {
-      uint8_t difference = (uint8_t)(current[8 * group + j] - above[8 * group + j]);
-      uint8_t value = (uint8_t)((difference << 1) ^ -(difference >> 7));
-      seen |= value;
-      values |= (uint64_t)value << (8 * j);
-    }
-    values = transpose_bits(values);
-    for (int bit = 0; bit < 8; bit++) planes[8 * bit + group] = (uint8_t)(values >> (8 * bit));
+    uint64_t x = subtract_8(load_8(current + 8 * group), load_8(above + 8 * group));
+    x = ((x & EACH(0x7F)) << 1) ^ ((x >> 7 & EACH(1)) * 0xFF);
+    x = transpose_bits(x);
+    seen |= x;
+    for (int bit = 0; bit < 8; bit++) planes[8 * bit + group] = (uint8_t)(x >> (8 * bit));
   }
-  return seen ? 32 - __builtin_clz(seen) : 0;
+  return seen ? 8 - __builtin_clzll(seen) / 8 : 0;
 }
 
 PS_INLINE void unpack_portable(const uint8_t *planes, int width, const uint8_t *above,
                                uint8_t *out) {
+  uint8_t all[PS_BLOCK] = {0};
+  memcpy(all, planes, 8 * (size_t)width);
   for (int group = 0; group < 8; group++) {
-    uint64_t values = 0;
-    for (int bit = 0; bit < width; bit++)
-      values |= (uint64_t)planes[8 * bit + group] << (8 * bit);
-    values = transpose_bits(values);
-    for (int j = 0; j < 8; j++) {
-      uint8_t value = (uint8_t)(values >> (8 * j));
-      out[8 * group + j] = (uint8_t)(above[8 * group + j] + ((value >> 1) ^ -(value & 1)));
-    }
+    uint64_t x = 0;
+    for (int bit = 0; bit < 8; bit++) x |= (uint64_t)all[8 * bit + group] << (8 * bit);
+    x = transpose_bits(x);
+    x = (x >> 1 & EACH(0x7F)) ^ ((x & EACH(1)) * 0xFF);
+    x = add_8(x, load_8(above + 8 * group));
+    memcpy(out + 8 * group, &x, 8);
   }
 }
 

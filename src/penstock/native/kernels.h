@@ -19,6 +19,10 @@
 #error "the kernels need GCC or Clang"
 #endif
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the kernels need a little-endian machine"
+#endif
+
 #if defined(__x86_64__)
 #define PS_X86 1
 #define PS_AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt")))
