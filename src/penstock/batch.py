@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,12 +93,26 @@ class Batch:
             self.mask = np.ones(len(self.transition_ids), np.bool_)
 
     @classmethod
-    def allocate(cls, size: int, info: DatasetInfo, spec: FrameSpec) -> Batch:
-        """A batch of ``size`` transitions with unset contents."""
+    def allocate(
+        cls,
+        size: int,
+        info: DatasetInfo,
+        spec: FrameSpec,
+        frames: Callable[[tuple[int, ...]], NDArray[np.uint8]] | None = None,
+    ) -> Batch:
+        """A batch of ``size`` transitions with unset contents.
+
+        Args:
+            size: Transitions.
+            info: The dataset.
+            spec: Size of the images.
+            frames: Gives the memory of the frames for their shape, contiguous; None for new memory.
+        """
         height, width = spec.resolve(info)
+        shape = (size, 2, len(info.cameras), height, width, 3)
         return cls(
             transition_ids=np.empty(size, np.int64),
-            frames=np.empty((size, 2, len(info.cameras), height, width, 3), np.uint8),
+            frames=np.empty(shape, np.uint8) if frames is None else frames(shape),
             joint=np.empty((size, info.joint_dim), np.float32),
             next_joint=np.empty((size, info.joint_dim), np.float32),
             action=np.empty((size, info.action_dim), np.float32),
@@ -141,6 +157,40 @@ class Batch:
             name: values.reshape(-1, self.window, *values.shape[1:])
             for name, values in arrays.items()
         }
+
+    def like(self, size: int) -> Batch:
+        """A batch of ``size`` transitions of the same widths and images, with unset contents."""
+
+        def empty(values: NDArray[Any]) -> NDArray[Any]:
+            return np.empty((size, *values.shape[1:]), values.dtype)
+
+        return Batch(
+            empty(self.transition_ids),
+            empty(self.frames),
+            empty(self.joint),
+            empty(self.next_joint),
+            empty(self.action),
+            empty(self.reward),
+            empty(self.terminal),
+            self.cameras,
+            self.step,
+        )
+
+    def taken(self, rows: NDArray[np.bool_]) -> Batch:
+        """A copy with those rows alone, ``rows (B,) bool``; windows must be kept whole."""
+        return Batch(
+            self.transition_ids[rows],
+            self.frames[rows],
+            self.joint[rows],
+            self.next_joint[rows],
+            self.action[rows],
+            self.reward[rows],
+            self.terminal[rows],
+            self.cameras,
+            self.step,
+            self.window,
+            self.mask[rows],
+        )
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows ``start`` to ``stop`` as views of the same memory; they need not be windows."""

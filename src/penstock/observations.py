@@ -61,12 +61,16 @@ class Observations:
                 )
 
 
-def decode_observations(observations: Observations, out: NDArray[np.uint8]) -> None:
+def decode_observations(
+    observations: Observations, out: NDArray[np.uint8], rows: NDArray[np.int64] | None = None
+) -> None:
     """Decode every observation once, straight into its first place, and copy it to the others.
 
     Args:
         observations: Of ``n`` rows, as :meth:`Observations.check` passed them.
-        out: ``(n, 2, C, H, W, 3)``, contiguous.
+        out: ``(B, 2, C, H, W, 3)``, contiguous.
+        rows: ``(n,)``: where each row goes in ``out``, no two to the same; None for one after the
+            other from the first on.
 
     Raises:
         Corrupt: An image does not decode.
@@ -76,16 +80,20 @@ def decode_observations(observations: Observations, out: NDArray[np.uint8]) -> N
     # Place 2 * row is a row's current observation, 2 * row + 1 its next one.
     shown = np.stack([observations.current, observations.following], axis=1).reshape(-1)
     places = out.reshape(-1, *out.shape[2:])
-    used, first = np.unique(shown, return_index=True)
+    place = np.arange(len(shown))
+    if rows is not None:
+        place = np.stack([2 * rows, 2 * rows + 1], axis=1).reshape(-1)
+    used, first_shown = np.unique(shown, return_index=True)
+    first = place[first_shown]
     sizes, data = observations.image_bytes, memoryview(observations.data)
     ends = np.cumsum(sizes.sum(axis=1, dtype=np.int64))
     # A run: neighbours in the data that are neighbours in the batch as well.
     breaks = np.flatnonzero((np.diff(used) != 1) | (np.diff(first) != 1)) + 1
     for run in np.split(np.arange(len(used)), breaks):
         begin, end = int(used[run[0]]), int(used[run[-1]]) + 1
-        place = int(first[run[0]])
+        begun = int(first[run[0]])
         start = int(ends[begin - 1]) if begin else 0
-        images = places[place : place + len(run)]
+        images = places[begun : begun + len(run)]
         decode_images(
             observations.codec,
             data[start : int(ends[end - 1])],
@@ -93,5 +101,5 @@ def decode_observations(observations: Observations, out: NDArray[np.uint8]) -> N
             images.reshape(-1, *images.shape[2:]),
         )
     origin = first[np.searchsorted(used, shown)]
-    for place in np.flatnonzero(origin != np.arange(len(shown))).tolist():
-        places[place] = places[origin[place]]
+    for copy in np.flatnonzero(origin != place).tolist():
+        places[place[copy]] = places[origin[copy]]

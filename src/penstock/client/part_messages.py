@@ -6,6 +6,7 @@ Whatever comes from a wire is checked here against what the reader asked for.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.batch import Batch
 from penstock.client.messages import CODEC_NAMES, CODEC_NUMBERS, tensor_into, tensor_to_message
@@ -13,7 +14,7 @@ from penstock.errors import Corrupt, InvalidInput
 from penstock.observations import Observations, decode_observations
 from penstock.v1 import sampler_pb2 as pb
 
-__all__ = ["observations_from_message", "part_into_batch", "part_to_message"]
+__all__ = ["observations_from_message", "part_into_batch", "part_into_rows", "part_to_message"]
 
 
 def part_to_message(
@@ -48,8 +49,12 @@ def part_to_message(
     return part
 
 
-def observations_from_message(message: pb.Observations, out: Batch) -> Observations:
-    """The frames of a part, checked against the rows ``out`` that they are for.
+def observations_from_message(message: pb.Observations, shape: tuple[int, ...]) -> Observations:
+    """The frames of a part, checked against the ``shape`` of what they are for.
+
+    Args:
+        message: What arrived.
+        shape: ``(n, 2, C, H, W, 3)``.
 
     Raises:
         Corrupt: They are not what was asked for, or do not add up.
@@ -58,7 +63,7 @@ def observations_from_message(message: pb.Observations, out: Batch) -> Observati
     codec = CODEC_NAMES.get(message.codec)
     if codec is None:
         raise InvalidInput(f"observations: codec {message.codec} is not known", field="codec")
-    rows, _, cameras, height, width, _ = out.frames.shape
+    rows, _, cameras, height, width, _ = shape
     told = (message.height_px, message.width_px, len(message.current), len(message.next))
     if told != (height, width, rows, rows) or len(message.image_bytes) != message.count * cameras:
         raise Corrupt(
@@ -88,16 +93,45 @@ def part_into_batch(part: pb.BatchPart, out: Batch) -> int:
     stop = part.first_row + part.rows
     if not 0 < part.rows <= len(out) or stop > len(out):
         raise Corrupt(f"part has rows {part.first_row} to {stop}, the batch has {len(out)}")
-    rows = out.rows(part.first_row, stop)
-    if list(part.transition_ids) != rows.transition_ids.tolist():
-        raise Corrupt(f"part with rows {part.first_row} to {stop} holds other transitions")
-    if part.HasField("observations"):
-        decode_observations(observations_from_message(part.observations, rows), rows.frames)
-    elif rows.frames.size:
-        raise Corrupt(f"part with rows {part.first_row} to {stop} has no frames")
+    rows = np.arange(part.first_row, stop)
+    part_into_rows(part, out, rows, out.transition_ids[rows])
+    return part.rows
+
+
+def part_into_rows(
+    part: pb.BatchPart,
+    out: Batch,
+    rows: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    *,
+    with_frames: bool = True,
+) -> None:
+    """Decode a part straight into any rows of ``out``.
+
+    Args:
+        part: What arrived.
+        out: A whole batch, contiguous.
+        rows: ``(part.rows,)``: where each row goes, no two to the same.
+        ids: ``(part.rows,)``: the ids that the sender was asked for.
+        with_frames: Whether frames were asked for.
+
+    Raises:
+        Corrupt: The part is not what was asked for, or does not decode.
+    """
+    span = f"part with rows {part.first_row} to {part.first_row + part.rows}"
+    if part.rows != len(rows) or list(part.transition_ids) != ids.tolist():
+        raise Corrupt(f"{span} holds other transitions")
+    if not with_frames:
+        pass
+    elif part.HasField("observations"):
+        shape = (len(rows), *out.frames.shape[1:])
+        decode_observations(observations_from_message(part.observations, shape), out.frames, rows)
+    elif out.frames.size:
+        raise Corrupt(f"{span} has no frames")
     columns = {tensor.name: tensor for tensor in part.columns}
-    for name, values in rows.columns.items():
+    for name, values in out.columns.items():
         if name not in columns:
             raise Corrupt(f"part has no column {name!r}")
-        tensor_into(columns[name], values)
-    return part.rows
+        arrived = np.empty((len(rows), *values.shape[1:]), values.dtype)
+        tensor_into(columns[name], arrived)
+        values[rows] = arrived
