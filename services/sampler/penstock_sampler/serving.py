@@ -6,11 +6,13 @@ import contextlib
 
 import structlog
 
-from penstock.errors import DataFault, NotFound
+from penstock.errors import DataFault, NotFound, Unavailable
 from penstock.server import configure_logging, serve
 from penstock.targets import Target
 from penstock_sampler.backend import open_backend
 from penstock_sampler.discovery import find_files
+from penstock_sampler.local import LocalServer
+from penstock_sampler.local_path import SocketPlace, socket_place
 from penstock_sampler.service import SamplerService
 from penstock_sampler.settings import SamplerSettings
 from penstock_sampler.status import Activity
@@ -45,6 +47,8 @@ def serve_sampler(settings: SamplerSettings) -> None:
             watch.start()
             stack.callback(watch.stop)
         activity = Activity()
+        place = socket_place(settings.local_socket, activity.replica_id)
+        local_socket = _open_local(place, served, activity, settings, stack)
         service = SamplerService(
             served,
             settings.group_bytes,
@@ -52,8 +56,31 @@ def serve_sampler(settings: SamplerSettings) -> None:
             stall_s=settings.stall_s,
             codec=settings.codec,
             activity=activity,
+            local_socket=local_socket,
         )
         serve("sampler", settings, service.register)
+
+
+def _open_local(
+    place: SocketPlace | None,
+    served: ServedVersions,
+    activity: Activity,
+    settings: SamplerSettings,
+    stack: contextlib.ExitStack,
+) -> str:
+    """Serve clients of this machine; returns the socket, empty without one."""
+    if place is None:
+        return ""
+    local = LocalServer(place, served, activity, any_user=settings.local_any_user)
+    try:
+        stack.enter_context(local)
+    except Unavailable as error:
+        if settings.local_socket != "auto":
+            raise
+        # Nobody asked for it, and everything works without it.
+        log.warning("clients of this machine are served over TCP", reason=error.message)
+        return ""
+    return local.path
 
 
 def _fingerprint(locations: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
