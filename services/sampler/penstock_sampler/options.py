@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from penstock.errors import InvalidInput
 
-__all__ = ["CameraNames", "DataOptions", "ImageOrder", "parse_cameras"]
+__all__ = ["CameraNames", "DataOptions", "ImageOrder", "parse_cameras", "parse_weight_columns"]
 
 ImageOrder = Literal["auto", "hwc", "chw"]
 
@@ -57,6 +57,25 @@ def parse_cameras(text: str) -> tuple[CameraNames, ...]:
     return tuple(cameras)
 
 
+def parse_weight_columns(text: str) -> tuple[str, ...]:
+    """Read a list of columns such as ``priority,advantage``.
+
+    Raises:
+        InvalidInput: A name is empty or comes twice.
+    """
+    if not text.strip():
+        return ()
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise InvalidInput(
+                f"weight_columns {text!r}: {name!r} is empty or comes twice: write for example "
+                "priority,advantage",
+                field="weight_columns",
+            )
+    return names
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """How files are read.
@@ -65,6 +84,7 @@ class DataOptions:
         cameras: In the order of the camera axis of a batch.
         image_order: Layout of images whose shape fits both (``3 x 3`` pixels or ``(3, W, 3)``);
             ``auto`` refuses them. ``hwc`` and ``chw`` also insist on that layout elsewhere.
+        weight_columns: Datasets at the root with a weight for each row, which every file has.
 
     Raises:
         InvalidInput: ``image_order`` is unknown.
@@ -72,6 +92,7 @@ class DataOptions:
 
     cameras: tuple[CameraNames, ...] = parse_cameras(DEFAULT_CAMERAS)
     image_order: ImageOrder = "auto"
+    weight_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image_order not in get_args(ImageOrder):

@@ -38,8 +38,8 @@ class FileScan:
         identity: The file as it was read.
         layout: Where everything is in it.
         episodes: Its episodes.
-        digest: Hash of size, head, layout, episodes, scalars, weights and two frames of each camera:
-            equal for copies, another one for a file that was changed in place.
+        digest: Hash of size, head, layout, episodes, scalars, weights and two frames of each
+            camera: equal for copies, another one for a file that was changed in place.
         moments: Keys ``joint``, ``action``, ``reward``; over servable transitions.
         left_out: By the same keys, servable transitions with a value that is not finite.
         warnings: What the user should know, as far as it is cheap to find out.

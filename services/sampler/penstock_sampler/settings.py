@@ -11,7 +11,12 @@ from pydantic import Field
 from penstock.config import Settings
 from penstock.server.settings import ServerSettings
 from penstock_sampler.cores import default_io_threads
-from penstock_sampler.options import DEFAULT_CAMERAS, DataOptions, parse_cameras
+from penstock_sampler.options import (
+    DEFAULT_CAMERAS,
+    DataOptions,
+    parse_cameras,
+    parse_weight_columns,
+)
 
 __all__ = ["DEFAULT_PORT", "DataSettings", "SamplerSettings"]
 
@@ -31,6 +36,11 @@ class DataSettings(Settings):
     )
     image_order: Literal["auto", "hwc", "chw"] = Field(
         "auto", description="Layout of images whose shape fits both HWC and CHW."
+    )
+    weight_columns: str = Field(
+        "",
+        description="Datasets with a weight for each row, for weighted plans, with commas "
+        "between, for example priority,advantage; every file must have them.",
     )
     max_open_files: int = Field(
         128, ge=1, description="HDF5 files that are open at a time, one descriptor each."
@@ -52,9 +62,31 @@ class DataSettings(Settings):
         description="Codec of frames, in the cache and on the wire; auto chooses by probing.",
     )
 
+    cache_dir: str = Field(
+        "auto",
+        description="Folder of resized and encoded frames, which processes share; auto is "
+        "penstock/frames in $XDG_CACHE_HOME or ~/.cache; none reads frames from their files.",
+    )
+    cache_bytes: int = Field(
+        0,
+        ge=0,
+        description="What the frame cache may take; 0 is half of what is free at the start.",
+    )
+    cache_threads: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Files whose frames are cached at a time, at low priority, after they were "
+        "touched; 0 leaves that to penstock sampler warm.",
+    )
+
     def data_options(self) -> DataOptions:
         """The part that decides what a dataset is."""
-        return DataOptions(parse_cameras(self.cameras), self.image_order)
+        return DataOptions(
+            parse_cameras(self.cameras),
+            self.image_order,
+            parse_weight_columns(self.weight_columns),
+        )
 
 
 class SamplerSettings(DataSettings, ServerSettings):
