@@ -56,14 +56,12 @@ class _Wanted:
     """Rows of one file, each once, and where each of them goes.
 
     Attributes:
-        rows: ``(k,) int64``, ascending.
-        bounds: ``k + 1`` entries: row ``i`` goes to ``places[bounds[i]:bounds[i + 1]]``.
-        places: Indices of the first axis of the output.
+        rows: Ascending.
+        places: For each of them, indices of the first axis of the output.
     """
 
-    rows: NDArray[np.int64]
-    bounds: list[int]
-    places: list[int]
+    rows: list[int]
+    places: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,12 @@ class FrameReader:
         flat = out.reshape(-1, *out.shape[2:])
         jobs: list[_Job] = []
         for request in requests:
-            places = request.places
-            inside = (places >= 0) & (places < out.shape[:2])
-            if not inside.all() or len(request.images) > out.shape[2]:
-                raise InvalidInput(f"places or cameras do not fit {out.shape}", field="places")
-            self._plan(request, places[:, 0] * out.shape[1] + places[:, 1], flat, jobs)
+            if len(request.images) > out.shape[2]:
+                raise InvalidInput(
+                    f"{len(request.images)} cameras do not fit {out.shape}", field="out"
+                )
+            if len(request.rows):
+                self._plan(request, _wanted(request, out), flat, jobs)
         self._run(jobs, flat)
 
     def read_block(
@@ -157,19 +156,10 @@ class FrameReader:
             threads.shutdown()
 
     def _plan(
-        self,
-        request: FrameRequest,
-        places: NDArray[np.int64],
-        out: NDArray[np.uint8],
-        jobs: list[_Job],
+        self, request: FrameRequest, wanted: _Wanted, out: NDArray[np.uint8], jobs: list[_Job]
     ) -> None:
         """Add the jobs of one request."""
-        if not len(request.rows):
-            return
-        rows, index = np.unique(request.rows, return_inverse=True)
-        order = np.argsort(index, kind="stable")
-        bounds = np.searchsorted(index[order], np.arange(len(rows) + 1)).tolist()
-        wanted = _Wanted(rows, bounds, places[order].tolist())
+        rows = wanted.rows
         sources = self._sources.find(request.identity, request.images)
         for camera, (image, source) in enumerate(zip(request.images, sources, strict=True)):
             if rows[0] < 0 or rows[-1] >= source.rows:
@@ -216,7 +206,7 @@ class FrameReader:
     def _read(self, job: _Job, out: NDArray[np.uint8]) -> None:
         source, wanted, camera = job.source, job.wanted, job.camera
         positions = range(job.first, job.last)
-        targets = [out[wanted.places[wanted.bounds[position]], camera] for position in positions]
+        targets = [out[wanted.places[position][0], camera] for position in positions]
         rows = wanted.rows[job.first : job.last]
         if _fits(source, job.image, out):
             source.read(rows, targets)
@@ -228,7 +218,7 @@ class FrameReader:
             for frame, target in zip(frames, targets, strict=True):
                 place_frame(frame, job.image.order, target)
         for position, target in zip(positions, targets, strict=True):
-            for place in wanted.places[wanted.bounds[position] + 1 : wanted.bounds[position + 1]]:
+            for place in wanted.places[position][1:]:
                 np.copyto(out[place, camera], target)
 
     def _pool(self) -> ThreadPoolExecutor:
@@ -246,6 +236,22 @@ def read_frames(request: FrameRequest, files: OpenFiles, out: NDArray[np.uint8])
         InvalidInput: ``out`` or a place does not fit.
     """
     FrameReader(files, io_threads=1).read([request], out)
+
+
+def _wanted(request: FrameRequest, out: NDArray[np.uint8]) -> _Wanted:
+    """Which rows a request asks for, and where in ``out`` they go.
+
+    Raises:
+        InvalidInput: A place does not fit.
+    """
+    count, slots = out.shape[:2]
+    goes: dict[int, list[int]] = {}
+    for row, (place, slot) in zip(request.rows.tolist(), request.places.tolist(), strict=True):
+        if not (0 <= place < count and 0 <= slot < slots):
+            raise InvalidInput(f"place ({place}, {slot}) does not fit {out.shape}", field="places")
+        goes.setdefault(row, []).append(place * slots + slot)
+    rows = sorted(goes)
+    return _Wanted(rows, [goes[row] for row in rows])
 
 
 def _fits(source: FrameSource, image: ImageColumn, out: NDArray[np.uint8]) -> bool:

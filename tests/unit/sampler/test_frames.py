@@ -220,7 +220,7 @@ def test_callers_share_a_reader(tmp_path: Path, make: Make) -> None:
 @pytest.mark.parametrize("places", [[(3, 0)], [(-1, 0)], [(0, 2)]])
 def test_a_place_outside_the_batch_is_refused(tmp_path: Path, make: Make, places: Any) -> None:
     identity = record(tmp_path / "a.h5")
-    with pytest.raises(InvalidInput, match="places"):
+    with pytest.raises(InvalidInput, match="place "):
         make().read([ask(identity, [0], places)], batch(3))
 
 

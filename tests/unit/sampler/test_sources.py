@@ -228,7 +228,7 @@ def test_tables_of_chunks_are_forgotten_beyond_their_limit(
         for number, path in enumerate(paths):
             source = found.find(FileIdentity.of(path), (image(),))[0]
             out = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-            source.read(np.array([5]), [out])
+            source.read([5], [out])
             np.testing.assert_array_equal(out, np.roll(frames, number, axis=0)[5])
             assert len(found._known) <= 6
     files.close()
@@ -255,9 +255,8 @@ def test_any_chunk_shape_gives_the_rows_that_are_asked_for(
     files = OpenFiles(2)
     source = FrameSources(files, Scratch()).find(FileIdentity.of(path), (image(),))[0]
     assert type(source) is not Hdf5Source or compression == "lzf"
-    wanted = np.array(rows)
     out = np.zeros((len(rows), HEIGHT, WIDTH, 3), np.uint8)
-    for first, last in source.groups(wanted, 4):
-        source.read(wanted[first:last], list(out[first:last]))
+    for first, last in source.groups(rows, 4):
+        source.read(rows[first:last], list(out[first:last]))
     files.close()
     np.testing.assert_array_equal(out, frames[rows])

@@ -107,7 +107,7 @@ def _inflate(data: Bytes, out: Bytes) -> None:
 
 
 def _decode_lzf(data: Bytes, out: Bytes) -> None:
-    native.lzf_decompress_into(data, out)
+    native.lzf_decompress_into(data.data, out)
 
 
 def _decode_lz4(data: Bytes, out: Bytes) -> None:

@@ -38,7 +38,7 @@ class _Seen:
         storage: Where its frames are; None if they are left to the library.
         why: The reason for that.
         user_block_bytes: Bytes that some versions of the library leave out of addresses.
-        rows: First and last row.
+        rows: The first row and the last one.
         frames: These two, as the library reads them.
     """
 
@@ -46,7 +46,7 @@ class _Seen:
     storage: Storage | None
     why: str
     user_block_bytes: int
-    rows: NDArray[np.int64]
+    rows: tuple[int, ...]
     frames: tuple[NDArray[np.uint8], ...]
 
 
@@ -159,8 +159,8 @@ def _look(file: OpenFile, identity: FileIdentity, image: ImageColumn) -> _Seen:
         storage = read_storage(dataset, identity.path, identity.size_bytes)
     except NeedsHdf5 as reason:
         why = str(reason)
-    rows = np.unique([0, dataset.shape[0] - 1])
-    frames = tuple(np.asarray(dataset[row]) for row in rows.tolist()) if storage else ()
+    rows = (0, dataset.shape[0] - 1)
+    frames = tuple(np.asarray(dataset[row]) for row in rows) if storage else ()
     return _Seen(
         shape=(dataset.shape[0], frame[0], frame[1], frame[2]),
         storage=storage,
@@ -175,7 +175,7 @@ def _gives(source: FrameSource, seen: _Seen) -> bool:
     for row, expected in zip(seen.rows, seen.frames, strict=True):
         found = np.empty(source.frame_shape, np.uint8)
         try:
-            source.read(np.array([row]), [found])
+            source.read([row], [found])
         except DataFault as error:
             if error.reason != "UNREADABLE":
                 raise

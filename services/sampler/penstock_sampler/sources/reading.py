@@ -35,16 +35,16 @@ class FrameSource(Protocol):
     rows: int
     memory_bytes: int
 
-    def groups(self, rows: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    def groups(self, rows: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         """Ranges of positions in ``rows`` that one call of :meth:`read` is to read.
 
         Args:
-            rows: ``(n,) int64``, ascending, each once.
+            rows: Ascending, each once, at least one.
             most: Positions of a range, unless more come out of one decoded chunk.
         """
         ...
 
-    def read(self, rows: NDArray[np.int64], frames: Sequence[NDArray[np.uint8]]) -> None:
+    def read(self, rows: Sequence[int], frames: Sequence[NDArray[np.uint8]]) -> None:
         """Read one group.
 
         Args:
@@ -86,14 +86,15 @@ class PlainSource:
         self._frame_bytes = math.prod(self.frame_shape)
         self.memory_bytes = storage.table_bytes if isinstance(storage, Chunked) else 0
 
-    def groups(self, rows: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    def groups(self, rows: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         """Frames that follow each other in the file."""
-        edges = np.flatnonzero(np.diff(self._addresses(rows)) != self._frame_bytes) + 1
-        yield from _split(edges, len(rows), min(most, _MOST_BUFFERS))
+        yield from _runs(
+            [self._address(row) for row in rows], self._frame_bytes, min(most, _MOST_BUFFERS)
+        )
 
-    def read(self, rows: NDArray[np.int64], frames: Sequence[NDArray[np.uint8]]) -> None:
+    def read(self, rows: Sequence[int], frames: Sequence[NDArray[np.uint8]]) -> None:
         """Read one group; see :class:`FrameSource`."""
-        address = int(self._addresses(rows[:1])[0])
+        address = self._address(rows[0])
         if address == NOWHERE:
             for frame in frames:
                 frame.fill(self._fill)
@@ -105,13 +106,13 @@ class PlainSource:
     def _fill(self) -> int:
         return self._storage.fill if isinstance(self._storage, Chunked) else 0
 
-    def _addresses(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _address(self, row: int) -> int:
         storage = self._storage
         if isinstance(storage, Contiguous):
-            return storage.address + rows * self._frame_bytes
-        block, place = np.divmod(rows, storage.frames)
-        found = storage.addresses[block, 0]
-        return np.where(found == NOWHERE, NOWHERE, found + place * self._frame_bytes)
+            return storage.address + row * self._frame_bytes
+        block, place = divmod(row, storage.frames)
+        found = int(storage.addresses[block, 0])
+        return found if found == NOWHERE else found + place * self._frame_bytes
 
 
 class ChunkSource:
@@ -140,19 +141,19 @@ class ChunkSource:
         self.rows, self.frame_shape = shape[0], shape[1:]
         self.memory_bytes = storage.table_bytes
 
-    def groups(self, rows: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    def groups(self, rows: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         """Frames of one chunk, which is decoded once."""
-        edges = np.flatnonzero(np.diff(rows // self._storage.frames)) + 1
-        yield from _split(edges, len(rows), max(most, self._storage.frames))
+        blocks = [row // self._storage.frames for row in rows]
+        yield from _runs(blocks, 0, max(most, self._storage.frames))
 
-    def read(self, rows: NDArray[np.int64], frames: Sequence[NDArray[np.uint8]]) -> None:
+    def read(self, rows: Sequence[int], frames: Sequence[NDArray[np.uint8]]) -> None:
         """Read one group; see :class:`FrameSource`."""
         storage = self._storage
-        block = int(rows[0]) // storage.frames
+        block = rows[0] // storage.frames
         if storage.frames == 1 and storage.tile == self.frame_shape:
             self._decode(block, 0, frames[0].reshape(-1))
             return
-        places = (rows - block * storage.frames).tolist()
+        places = [row - block * storage.frames for row in rows]
         decoded = self._scratch.take("chunk", storage.chunk_bytes)
         chunk = decoded.reshape(storage.frames, *storage.tile)
         for tile, (a, b, c) in enumerate(storage.starts):
@@ -202,12 +203,11 @@ class Hdf5Source:
         self._files, self._identity, self._dataset = files, identity, dataset
         self.rows, self.frame_shape = shape[0], shape[1:]
 
-    def groups(self, rows: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    def groups(self, rows: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         """Frames that are neighbours."""
-        edges = np.flatnonzero(np.diff(rows) != 1) + 1
-        yield from _split(edges, len(rows), most)
+        yield from _runs(rows, 1, most)
 
-    def read(self, rows: NDArray[np.int64], frames: Sequence[NDArray[np.uint8]]) -> None:
+    def read(self, rows: Sequence[int], frames: Sequence[NDArray[np.uint8]]) -> None:
         """Read one group; see :class:`FrameSource`."""
         shape = (len(rows), *self.frame_shape)
 
@@ -216,7 +216,7 @@ class Hdf5Source:
             # The low-level call: h5py's own indexing costs as much again as the read.
             found = np.empty(shape, np.uint8)
             space = dataset.id.get_space()
-            space.select_hyperslab((int(rows[0]), 0, 0, 0), shape)
+            space.select_hyperslab((rows[0], 0, 0, 0), shape)
             dataset.id.read(h5py.h5s.create_simple(shape), space, found)
             return found
 
@@ -242,10 +242,14 @@ def direct_source(
     return PlainSource(files, identity, dataset, shape, storage)
 
 
-def _split(edges: NDArray[np.int64], count: int, most: int) -> Iterator[tuple[int, int]]:
-    for first, last in zip((0, *edges.tolist()), (*edges.tolist(), count), strict=True):
-        for start in range(first, last, most):
-            yield start, min(start + most, last)
+def _runs(values: Sequence[int], step: int, most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most ``most`` positions along which values grow by ``step``."""
+    first = 0
+    for position in range(1, len(values)):
+        if values[position] - values[position - 1] != step or position - first == most:
+            yield first, position
+            first = position
+    yield first, len(values)
 
 
 def _read_exactly(
