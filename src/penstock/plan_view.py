@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from penstock.dataset import DataFile, EpisodeTable
 from penstock.draws import Stream, permute, raw_words, scale, unit
 from penstock.errors import InvalidInput
 from penstock.plan import Plan
 from penstock.weighted import WeightedPlaces
-from penstock.weights import Weights
+from penstock.weights import Priorities, check_weights
 
 __all__ = ["Draw", "PlanView"]
 
@@ -41,9 +41,9 @@ class PlanView:
         plan: What to draw.
         episodes: Of the dataset.
         files: Of the dataset, for a mixture.
-        weights: One per transition of the dataset, for ``weighted``. A read-only array is summed
-            once, :class:`penstock.weights.Priorities` where they changed, and any other array
-            anew at each step, so that changes count from the next step on.
+        weights: ``(transitions,)``, one per transition of the dataset, for ``weighted``. A
+            read-only array is summed once, :class:`penstock.weights.Priorities` where they
+            changed, and any other array anew at each step: changes count from the next step on.
 
     Attributes:
         episodes: Episodes that the plan draws from.
@@ -61,7 +61,7 @@ class PlanView:
         episodes: EpisodeTable,
         *,
         files: Sequence[DataFile] = (),
-        weights: Weights | None = None,
+        weights: ArrayLike | Priorities | None = None,
     ) -> None:
         self.plan = plan
         self.remarks: tuple[str, ...] = ()
@@ -200,21 +200,24 @@ class PlanView:
     def _remark(self, sentence: str) -> None:
         self.remarks = (*self.remarks, sentence)
 
-    def _weigh(self, total: int, weights: Weights | None) -> WeightedPlaces | None:
+    def _weigh(self, total: int, given: ArrayLike | Priorities | None) -> WeightedPlaces | None:
         plan = self.plan
         if plan.sampling != "weighted":
-            if weights is not None:
+            if given is not None:
                 raise InvalidInput(
                     f"weights are given, but plan.sampling is {plan.sampling!r}: use 'weighted'",
                     field="plan.sampling",
                 )
             return None
-        if weights is None:
+        if given is None:
             raise InvalidInput(
                 f"plan.weight_column is {plan.weight_column!r} and no weights are given: sampling "
                 "'weighted' needs one of them",
                 field="plan.weight_column",
             )
+        weights = given if isinstance(given, Priorities) else np.asarray(given)
+        if isinstance(weights, np.ndarray):
+            check_weights(weights[:0], 0)  # their kind; their values are looked at when summed
         if len(weights) != total:
             raise InvalidInput(
                 f"{len(weights)} weights are given, the dataset has {total} transitions: give one "

@@ -1,19 +1,17 @@
-"""Weights of transitions: what they may be, priorities that change, and merging them by file."""
+"""Weights of transitions: what they may be, and priorities that change."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.dataset import DataFile
-from penstock.errors import InvalidInput, Unavailable
+from penstock.errors import InvalidInput
 
-__all__ = ["Priorities", "Weights", "check_weights", "merge_weights"]
+__all__ = ["Priorities", "Weights", "check_weights"]
 
 _REMEMBERED = 64
 """Updates that a draw may lag behind before it looks at every weight again."""
@@ -118,49 +116,3 @@ def check_weights(values: NDArray[Any], ids: int | NDArray[np.int64]) -> None:
         f"weight {values[wrong]} of transition {which}: expected a finite number, at least 0",
         field="weights",
     )
-
-
-def merge_weights(
-    files: Sequence[DataFile],
-    replicas: Iterable[tuple[Sequence[DataFile], NDArray[np.float32]]],
-) -> NDArray[np.float32]:
-    """The weights of a dataset whose files several replicas hold.
-
-    Args:
-        files: Of the whole dataset, ascending by id.
-        replicas: Of each replica, the files that it serves, ascending by id, and its weights in
-            the order of its own ids. A copy counts only if its digest is the dataset's.
-
-    Returns:
-        ``(transitions,) float32``, read-only.
-
-    Raises:
-        InvalidInput: A replica sent another number of weights than it has transitions.
-        Unavailable: Nobody has the weights of a file; names it.
-    """
-    place, total = dict[tuple[str, bytes], int](), 0
-    for file in files:
-        place[file.file_id, file.digest] = total
-        total += file.transitions
-    merged = np.empty(total, np.float32)
-    for served, weights in replicas:
-        count = sum(file.transitions for file in served)
-        if len(weights) != count:
-            raise InvalidInput(
-                f"{len(weights)} weights arrive for {count} transitions", field="weights"
-            )
-        begin = 0
-        for file in served:
-            end = begin + file.transitions
-            at = place.pop((file.file_id, file.digest), None)
-            if at is not None:
-                merged[at : at + file.transitions] = weights[begin:end]
-            begin = end
-    if place:
-        raise Unavailable(
-            f"no replica has the weights of {len(place)} of {len(files)} files, the first is "
-            f"{next(iter(place))[0]}: start a replica that holds them",
-            reason="NO_HOLDER",
-        )
-    merged.flags.writeable = False
-    return merged

@@ -122,6 +122,15 @@ def test_weights_that_are_all_zero_are_refused():
         weighted(episode_table([4, 5]), read_only(np.zeros(9)))
 
 
+def test_weights_that_are_no_numbers_are_refused():
+    with pytest.raises(
+        InvalidInput, match=r"weights have shape \(0,\) and dtype <U1: expected one"
+    ):
+        weighted(episode_table([2]), ["a", "b"])
+    with pytest.raises(InvalidInput, match=r"shape \(0, 1\)"):
+        weighted(episode_table([2]), [[1.0], [2.0]])
+
+
 def test_a_wrong_number_of_weights_is_refused():
     with pytest.raises(InvalidInput, match="8 weights are given, the dataset has 9 transitions"):
         weighted(episode_table([4, 5]), read_only(np.ones(8)))

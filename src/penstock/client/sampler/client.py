@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from penstock.backends import SamplerBackend
 from penstock.batch import Batch, FrameSpec
@@ -19,8 +19,10 @@ from penstock.client.sampler.buffers import FrameBuffers
 from penstock.client.sampler.remote import RemoteSampler
 from penstock.client.sampler.transfer import TransferStatistics
 from penstock.dataset import DatasetInfo, EpisodeTable
+from penstock.errors import InvalidInput
 from penstock.plan import Plan
 from penstock.plan_view import Draw, PlanView
+from penstock.weights import Priorities
 
 __all__ = ["SamplerClient"]
 
@@ -57,15 +59,38 @@ class SamplerClient:
         self.episodes: EpisodeTable = backend.episodes()
         self._views: dict[Plan, PlanView] = {}
 
-    def view(self, plan: Plan) -> PlanView:
-        """The plan over this dataset: its transitions, episodes and steps per epoch."""
-        if plan not in self._views:
-            column = self._backend.weights(plan.weight_column) if plan.weight_column else None
-            view = PlanView(plan, self.episodes, files=self.info.files, weights=column)
-            for remark in view.remarks:
-                log.warning("%s", remark)
+    def view(self, plan: Plan, weights: ArrayLike | Priorities | None = None) -> PlanView:
+        """The plan over this dataset: its transitions, episodes and steps per epoch.
+
+        Args:
+            plan: What to sample.
+            weights: See :meth:`batches`.
+
+        Raises:
+            InvalidInput: The plan does not fit the dataset, or the weights do not fit the plan.
+            NotFound: The dataset has no such weight column.
+        """
+        if plan in self._views and weights is None:
+            return self._views[plan]
+        if plan.weight_column:
+            if weights is not None:
+                raise InvalidInput(
+                    f"weights are given, and plan.weight_column is {plan.weight_column!r}: use one "
+                    "of them",
+                    field="weights",
+                )
+            view = self._new_view(plan, self._backend.weights(plan.weight_column))
+        else:
+            view = self._new_view(plan, weights)
+        if weights is None:
             self._views[plan] = view
-        return self._views[plan]
+        return view
+
+    def _new_view(self, plan: Plan, weights: ArrayLike | Priorities | None) -> PlanView:
+        view = PlanView(plan, self.episodes, files=self.info.files, weights=weights)
+        for remark in view.remarks:
+            log.warning("%s", remark)
+        return view
 
     def sample(self, plan: Plan, step: int) -> Batch:
         """The batch of one step.
@@ -75,7 +100,7 @@ class SamplerClient:
             Unavailable: No holder of a file answered for as long as the client waits.
             DataFault: A file cannot be read; names it.
         """
-        return self._sample(plan, step, _never)
+        return self._sample(self.view(plan), step, _never)
 
     def fetch(self, transition_ids: NDArray[np.int64]) -> Batch:
         """The transitions of that name, ``(n,) int64``, in that order."""
@@ -89,6 +114,7 @@ class SamplerClient:
         stop_step: int | None = None,
         stride: int = 1,
         prefetch: int = 4,
+        weights: ArrayLike | Priorities | None = None,
     ) -> Iterator[Batch]:
         """Batches of consecutive steps, fetched ahead of their use.
 
@@ -100,12 +126,15 @@ class SamplerClient:
             stop_step: First step that is not given; None goes on for ever.
             stride: Distance between the steps given, for workers that share a plan.
             prefetch: Batches that may wait for their use: the memory that waiting costs.
+            weights: ``(transitions,)``, for a ``weighted`` plan without a weight column; training
+                may change them, see :class:`penstock.weights.Priorities`. A change counts for
+                steps that are not fetched ahead yet.
         """
-        self.view(plan)  # a plan that does not fit fails here, not in the first batch
-        return self._prefetched(plan, start_step, stop_step, stride, max(1, prefetch))
+        view = self.view(plan, weights)  # what does not fit fails here, not in the first batch
+        return self._prefetched(view, start_step, stop_step, stride, max(1, prefetch))
 
     def _prefetched(
-        self, plan: Plan, step: int, stop_step: int | None, stride: int, prefetch: int
+        self, view: PlanView, step: int, stop_step: int | None, stride: int, prefetch: int
     ) -> Iterator[Batch]:
         waiting: deque[Future[Batch]] = deque()
         stopped = threading.Event()
@@ -114,7 +143,7 @@ class SamplerClient:
         try:
             while True:
                 while len(waiting) < prefetch and (stop_step is None or step < stop_step):
-                    waiting.append(pool.submit(self._sample, plan, step, stopped.is_set))
+                    waiting.append(pool.submit(self._sample, view, step, stopped.is_set))
                     step += stride
                 if not waiting:
                     return
@@ -129,9 +158,9 @@ class SamplerClient:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _sample(self, plan: Plan, step: int, stopped: Callable[[], bool]) -> Batch:
-        draw = self.view(plan).draw(step)
-        batch = self._fetch(draw.transition_ids, draw, stopped, plan.window)
+    def _sample(self, view: PlanView, step: int, stopped: Callable[[], bool]) -> Batch:
+        draw = view.draw(step)
+        batch = self._fetch(draw.transition_ids, draw, stopped, view.plan.window)
         batch.step = step
         return batch
 
