@@ -34,3 +34,12 @@ def real_data():
     folder = Path(os.environ.get("PENSTOCK_REAL_DATA", ROOT.parent / "shared" / "data"))
     assert folder.is_dir(), f"{folder} is missing: set PENSTOCK_REAL_DATA to the recordings"
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frame_cache_folder(tmp_path_factory):
+    """Tests, and processes that they start, cache frames in a folder of this run."""
+    with pytest.MonkeyPatch.context() as environment:
+        folder = tmp_path_factory.mktemp("frames")
+        environment.setenv("PENSTOCK_CACHE_DIR", str(folder))
+        yield folder

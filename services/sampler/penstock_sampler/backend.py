@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.batch import Batch, FrameSpec
-from penstock.codecs import choose_codec, encode_images
 from penstock.dataset import DatasetInfo, EpisodeTable
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, NotFound, Unsupported
 from penstock.observations import Observations
 from penstock.targets import Target
+from penstock_sampler.cache import FrameAccess, FrameCache, Recording, Wanted, Warming, open_cache
+from penstock_sampler.cores import default_io_threads
 from penstock_sampler.discovery import find_files
 from penstock_sampler.files import OpenFiles
-from penstock_sampler.frames import FrameReader, FrameRequest
+from penstock_sampler.frames import FrameReader
 from penstock_sampler.index import DatasetIndex, Located, build_index
 from penstock_sampler.settings import DataSettings
+from penstock_sampler.status import CacheStatus
 from penstock_sampler.weights import WeightStore
 
 __all__ = ["Hdf5Backend", "open_backend"]
@@ -46,7 +50,7 @@ def open_backend(target: Target, settings: DataSettings | None = None) -> Hdf5Ba
         files,
         settings.spool_dir,
     )
-    return Hdf5Backend(index, files, settings.io_threads, weights)
+    return Hdf5Backend(index, files, settings.io_threads, weights, open_cache(settings, files))
 
 
 class Hdf5Backend:
@@ -57,6 +61,7 @@ class Hdf5Backend:
         files: Open files; closed by :meth:`close`.
         io_threads: Reads in flight.
         weights: Weights of the transitions; None for a dataset without.
+        cache: Cached frames; closed by :meth:`close`. None reads all frames on the fly.
     """
 
     def __init__(
@@ -65,10 +70,12 @@ class Hdf5Backend:
         files: OpenFiles,
         io_threads: int | None = None,
         weights: WeightStore | None = None,
+        cache: FrameCache | None = None,
     ) -> None:
         self._index, self._files = index, files
         self._weights = weights or WeightStore((), (), index.episodes, files)
-        self._reader = FrameReader(files, io_threads)
+        threads = default_io_threads() if io_threads is None else io_threads
+        self._frames = FrameAccess(self._recording, FrameReader(files, threads), cache, threads)
 
     def info(self) -> DatasetInfo:
         """Describe the dataset."""
@@ -103,15 +110,8 @@ class Hdf5Backend:
             )
         located = self._index.locate(ids)
         self._read_columns(ids, located, out)
-        if not info.cameras:
-            return
-        rows = np.arange(len(ids))
-        self._read_frames(
-            np.tile(located.file, 2),
-            np.concatenate([located.row, located.next_row]),
-            np.stack([np.tile(rows, 2), np.repeat([0, 1], len(rows))], axis=1),
-            out.frames,
-        )
+        if info.cameras:
+            self._frames.read(self._wanted(located, spec), out.frames)
 
     def read_columns(self, ids: NDArray[np.int64], out: Batch) -> None:
         """Fill everything of ``out`` but its frames.
@@ -130,34 +130,52 @@ class Hdf5Backend:
             InvalidInput: An id is out of range.
             DataFault: A file cannot be read any more; the message names it.
         """
-        info = self._index.info
-        located = self._index.locate(ids)
-        pairs = np.stack(
-            [np.tile(located.file, 2), np.concatenate([located.row, located.next_row])], axis=1
-        )
-        distinct, shown = np.unique(pairs, axis=0, return_inverse=True)
-        shown = shown.reshape(-1)
-        height, width = spec.resolve(info)
-        frames = np.empty((len(distinct), 1, len(info.cameras), height, width, 3), np.uint8)
-        places = np.stack([np.arange(len(distinct)), np.zeros(len(distinct), np.int64)], axis=1)
-        self._read_frames(distinct[:, 0], distinct[:, 1], places, frames)
-        images = frames.reshape(-1, height, width, 3)
-        codec = choose_codec(images, accepted)
-        data, image_bytes = encode_images(codec, images)
-        return Observations(
-            codec,
-            height,
-            width,
-            image_bytes.reshape(len(distinct), len(info.cameras)),
-            data,
-            shown[: len(ids)],
-            shown[len(ids) :],
-        )
+        return self._frames.observations(self._wanted(self._index.locate(ids), spec), accepted)
 
     def cached_frames(self, file_id: str, spec: FrameSpec) -> int | None:
-        """A descriptor of the cached frames of a file; None without."""
-        del file_id, spec
-        return None
+        """A descriptor of the cached frames of a file, which the caller closes; None without.
+
+        Raises:
+            NotFound: No such file is served.
+        """
+        files = self._index.info.files
+        number = bisect_left(files, file_id, key=lambda file: file.file_id)
+        if number == len(files) or files[number].file_id != file_id:
+            raise NotFound(f"file {file_id!r} is not served here", metadata={"file": file_id})
+        return self._frames.descriptor(number, *spec.resolve(self._index.info))
+
+    def cache_status(self) -> CacheStatus:
+        """State of the frame cache now."""
+        cache = self._frames.cache
+        return CacheStatus() if cache is None else cache.status()
+
+    def warm(self, jobs: int, spec: FrameSpec) -> Warming:
+        """Cache the frames of all files at that size; see :class:`Warming`.
+
+        Raises:
+            Unsupported: There is no frame cache.
+        """
+        cache = self._frames.cache
+        if cache is None:
+            raise Unsupported("there is no frame cache: name a folder that can be written to")
+        size = spec.resolve(self._index.info)
+        numbers = range(len(self._index.files) if self._index.info.cameras else 0)
+        return Warming(cache, [self._frames.key(number, *size) for number in numbers], jobs)
+
+    def _wanted(self, located: Located, spec: FrameSpec) -> Wanted:
+        info = self._index.info
+        height, width = spec.resolve(info)
+        return Wanted(located.file, located.row, located.next_row, len(info.cameras), height, width)
+
+    def _recording(self, number: int) -> Recording:
+        file = self._index.files[number]
+        return Recording(
+            file.identity,
+            file.layout.images,
+            file.layout.observations,
+            self._index.info.files[number].digest,
+            file.self_contained,
+        )
 
     def _read_columns(self, ids: NDArray[np.int64], located: Located, out: Batch) -> None:
         index = self._index
@@ -170,23 +188,8 @@ class Hdf5Backend:
         out.reward[:] = records[:, -1]
         out.terminal[:] = located.terminal
 
-    def _read_frames(
-        self,
-        files: NDArray[np.int32],
-        rows: NDArray[np.int64],
-        places: NDArray[np.int64],
-        out: NDArray[np.uint8],
-    ) -> None:
-        requests: list[FrameRequest] = []
-        for file in np.unique(files).tolist():
-            chosen = np.flatnonzero(files == file)
-            entry = self._index.files[file]
-            images = entry.layout.images
-            requests.append(FrameRequest(entry.identity, images, rows[chosen], places[chosen]))
-        self._reader.read(requests, out)
-
     def close(self) -> None:
         """Release files."""
-        self._reader.close()
+        self._frames.close()
         self._files.close()
         self._index.close()

@@ -50,10 +50,12 @@ class IndexedFile:
     Attributes:
         identity: The file as it was indexed.
         layout: Where everything is in it.
+        self_contained: Whether all of it lies in this file.
     """
 
     identity: FileIdentity
     layout: FileLayout
+    self_contained: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ def _build(found: Iterable[FoundFile], records: RecordStore) -> DatasetIndex:
         info.transitions,
         info.dropped_rows,
     )
-    files = tuple(IndexedFile(scan.identity, scan.layout) for _, scan in scanned)
+    files = tuple(
+        IndexedFile(scan.identity, scan.layout, scan.self_contained) for _, scan in scanned
+    )
     return DatasetIndex(info, episodes, files, records, episodes.first_transition)
 
 

@@ -103,6 +103,13 @@ class FrameFile:
             os.utime(self._descriptor)
         return os.fstat(self._descriptor).st_nlink > 0
 
+    def is_at(self, path: Path) -> bool:
+        """Whether that path is a name of this very file."""
+        try:
+            return os.path.samestat(path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Close the descriptor now; nobody may be reading."""
         self._closing()

@@ -1,0 +1,149 @@
+"""Building the cached frames of one recording: read in row order, resize, encode, write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.codecs import IMAGE_CODECS, choose_codec, encode_images
+from penstock.errors import Conflict, DataFault
+from penstock.frame_file import FrameFileWriter, FrameHeader
+from penstock_sampler.cache.key import FrameKey
+from penstock_sampler.cache.store import FrameStore
+from penstock_sampler.files import FileIdentity
+from penstock_sampler.frames import FrameReader, FrameRequest
+
+__all__ = ["Outcome", "build_frames"]
+
+_BLOCK_BYTES = 8 << 20
+_PROBED_ROWS = 8
+_MARGIN = 1.05
+
+
+class Outcome(Enum):
+    """How a build ended."""
+
+    BUILT = "built"
+    THERE = "already there"
+    ELSEWHERE = "another process is building it"
+    NO_ROOM = "no room"
+    STOPPED = "stopped"
+
+
+def build_frames(
+    key: FrameKey,
+    store: FrameStore,
+    reader: FrameReader,
+    codec: str = "auto",
+    *,
+    stop: threading.Event | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Build one file; memory is bounded by a block of 8 MiB, or one observation.
+
+    Args:
+        key: Which frames.
+        store: Where to.
+        reader: Reads the recording.
+        codec: Of all images; ``auto`` takes what is smallest on frames from all over the file and
+            worth its decoding.
+        stop: Looked at between blocks.
+        progress: Told the number of observations that have been added.
+
+    Raises:
+        DataFault: The recording cannot be read, or has changed; names it.
+        OSError: The folder cannot be written to, or is full.
+    """
+    if store.find(key) is not None:
+        return Outcome.THERE
+    if not key.recording.observations or not key.recording.images:
+        return Outcome.THERE
+    probe = _probe(key, reader)
+    images = probe.reshape(-1, *probe.shape[2:])
+    if codec == "auto":
+        codec = choose_codec(images, IMAGE_CODECS)
+    header = key.header(codec)
+    mean_bytes = len(encode_images(codec, images)[0]) / len(probe)
+    index_bytes = header.data_offset(header.reserve())
+    size_bytes = index_bytes + int(mean_bytes * key.recording.observations * _MARGIN)
+    with store.room(key, size_bytes) as there_is:
+        if not there_is:
+            return Outcome.NO_ROOM
+        return _write(key, store, reader, header, stop, progress)
+
+
+def _write(
+    key: FrameKey,
+    store: FrameStore,
+    reader: FrameReader,
+    header: FrameHeader,
+    stop: threading.Event | None,
+    progress: Callable[[int], None] | None,
+) -> Outcome:
+    path = store.folder / key.name
+    try:
+        writer = FrameFileWriter(path, header)
+    except Conflict:
+        return Outcome.ELSEWHERE
+    with writer:
+        # Another process may have finished it between our look and our lock.
+        if path.exists():
+            return Outcome.THERE
+        if not _fill(writer, key, reader, header, stop, progress):
+            return Outcome.STOPPED
+        # Frames of a file that changed while it was read must not go by the name of the old one.
+        _require_unchanged(key.recording.identity)
+        writer.commit()
+    store.expect(key)
+    store.drop_stale(key)
+    return Outcome.BUILT
+
+
+def _require_unchanged(identity: FileIdentity) -> None:
+    if FileIdentity.of(identity.path) != identity:
+        raise DataFault(
+            f"{identity.path}: was changed while its frames were read: open the dataset again",
+            reason="CHANGED",
+            metadata={"file": str(identity.path)},
+        )
+
+
+def _fill(
+    writer: FrameFileWriter,
+    key: FrameKey,
+    reader: FrameReader,
+    header: FrameHeader,
+    stop: threading.Event | None,
+    progress: Callable[[int], None] | None,
+) -> bool:
+    recording = key.recording
+    total, record_bytes = recording.observations, header.raw_record_bytes
+    rows = max(1, min(_BLOCK_BYTES // record_bytes, total))
+    shape = (len(recording.images), key.height, key.width, 3)
+    block = np.empty((rows, *shape), np.uint8)
+    for start in range(0, total, rows):
+        if stop is not None and stop.is_set():
+            return False
+        frames = block[: min(rows, total - start)]
+        reader.read_block(recording.identity, recording.images, start, start + len(frames), frames)
+        data, image_bytes = encode_images(header.codec, frames.reshape(-1, *shape[1:]))
+        writer.append(data, image_bytes.reshape(len(frames), -1))
+        if progress is not None:
+            progress(len(frames))
+    return True
+
+
+def _probe(key: FrameKey, reader: FrameReader) -> NDArray[np.uint8]:
+    """A few observations from all over the recording, ``(n, C, H, W, 3)``."""
+    recording = key.recording
+    last = recording.observations - 1
+    rows = np.unique(np.linspace(0, last, min(_PROBED_ROWS, last + 1)).astype(np.int64))
+    out = np.empty((len(rows), len(recording.images), key.height, key.width, 3), np.uint8)
+    places = np.stack([np.arange(len(rows)), np.zeros(len(rows), np.int64)], axis=1)
+    request = FrameRequest(recording.identity, recording.images, rows, places)
+    reader.read([request], out[:, None])
+    return out
