@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from penstock.disk import full_disk_named
-from penstock.errors import InvalidInput, PenstockError
+from penstock.errors import PenstockError
 
 __all__ = ["main"]
 
@@ -131,36 +131,31 @@ def health(target: str, timeout_s: float) -> None:
 @click.option(
     "--timeout-s", type=_SECONDS, default=5.0, show_default=True, help="Seconds to wait for each."
 )
-def status(targets: tuple[str, ...], timeout_s: float) -> None:
-    """Show the health of servers and what they offer.
+@click.option("--watch", is_flag=True, help="Look again and again, until interrupted.")
+@click.option(
+    "--every-s",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks of --watch.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write one line of JSON for each look.")
+def status(
+    targets: tuple[str, ...], timeout_s: float, *, watch: bool, every_s: float, as_json: bool
+) -> None:
+    """Show the health of servers, and what each replica of a sampler does.
+
+    The exit status is 1 when a server or a replica is away.
 
     \b
-    Example:
+    Examples:
       penstock status grpc://localhost:50051 grpc://localhost:50053
+      penstock status 'grpc://sampler:50051?replicas=dns' --watch
+      penstock status grpc://localhost:50051 --json
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from penstock.client.status_report import report_status
 
-    from penstock.client.health import check_health
-    from penstock.targets import Target
-
-    table = Table("target", "status", "services")
-    healthy = True
-    for text in targets:
-        try:
-            found = check_health(Target.parse(text), timeout_s)
-        except PenstockError as error:
-            healthy = False
-            what = "invalid" if isinstance(error, InvalidInput) else "away"
-            table.add_row(escape(text), f"[red]{what}[/red]", escape(error.message))
-            continue
-        healthy &= found.serving
-        own = [name for name in found.services if name.startswith("penstock.")]
-        color = "green" if found.serving else "red"
-        table.add_row(escape(text), f"[{color}]{found.status}[/{color}]", ", ".join(own))
-    Console().print(table)
-    if not healthy:
+    if not report_status(targets, timeout_s, watch_s=every_s if watch else None, as_json=as_json):
         raise SystemExit(1)
 
 
