@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import psutil
 
 from penstock import Plan, SamplerClient
 
-__all__ = ["Server", "anonymous_bytes", "cpu_s", "fill_cache", "running_server"]
+__all__ = ["Server", "anonymous_bytes", "cached_files", "cpu_s", "fill_cache", "running_server"]
 
 _END_S = 20.0
+_FILL_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,34 @@ def running_server(data: str, log: Path, **settings: str | int | Path) -> Iterat
             process.wait()
 
 
-def fill_cache(sampler: SamplerClient, plan: Plan) -> None:
-    """Pull every transition of ``plan`` once, so that whatever is cached on touch is cached."""
+def fill_cache(sampler: SamplerClient, plan: Plan, folder: Path) -> None:
+    """Have every file of the dataset cached: touch each, then wait for the last to be there.
+
+    Raises:
+        TimeoutError: They are not all in ``folder`` in time.
+    """
+    files = len(sampler.info.files)
+    deadline = time.monotonic() + _FILL_S
     epoch = replace(plan, sampling="epoch")
-    for _ in sampler.batches(epoch, stop_step=sampler.view(epoch).steps_per_epoch):
-        pass
+    while len(cached_files(folder)) < files:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{len(cached_files(folder))} of {files} files cached in {folder}")
+        sampler.sample(epoch, 0)  # an epoch's batch touches every file of a few
+        time.sleep(0.5)
 
 
-def cpu_s(processes: list[psutil.Process]) -> float:
+def cached_files(folder: Path) -> list[Path]:
+    """What the frame cache holds in ``folder``."""
+    return sorted(folder.glob("*.frames"))
+
+
+def cpu_s(processes: Sequence[psutil.Process]) -> float:
     """Seconds of CPU, user and system, that ``processes`` have used."""
     times = [process.cpu_times() for process in processes]
     return sum(each.user + each.system for each in times)
 
 
-def anonymous_bytes(processes: list[psutil.Process]) -> int:
+def anonymous_bytes(processes: Sequence[psutil.Process]) -> int:
     """Anonymous memory of ``processes`` (``RssAnon``): what no file on a disk backs.
 
     Shared memory (``RssShmem``) is counted once, as the largest share that one process maps.

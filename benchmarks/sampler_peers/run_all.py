@@ -163,10 +163,12 @@ def run_ours(source: Path) -> dict[str, Any]:
     plan = Plan(batch_size=256, split="all")
     cache = FOLDER / "penstock"
     with (
-        running_server(f"{source}/*.hdf5", FOLDER / "penstock.log", cache_dir=cache) as server,
+        running_server(
+            f"{source}/*.hdf5", FOLDER / "penstock.log", cache_dir=cache, local_socket="none"
+        ) as server,
         open_sampler(server.target, image_size=(SIDE, SIDE)) as sampler,
     ):
-        fill_cache(sampler, plan)
+        fill_cache(sampler, plan, cache)
         batches = sampler.batches(plan, start_step=1000)
         for _ in range(4):
             next(batches)
