@@ -66,6 +66,11 @@ class ServiceProcess:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def resume(self) -> None:
+        """Let it go on if it was paused (SIGSTOP); one that has ended is left alone."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+
     def stop(self, timeout_s: float = 30) -> int:
         """Ask it to end and return its exit status."""
         assert self.process is not None
