@@ -24,7 +24,7 @@ from penstock_sampler.images import ImageColumn
 from penstock_sampler.resize import place_frame
 from penstock_sampler.sources import FrameSource, FrameSources, Scratch
 
-__all__ = ["FrameReader", "FrameRequest", "read_frames"]
+__all__ = ["FrameReader", "FrameRequest"]
 
 _RUN_BYTES = 8 << 20
 """Neighbours beyond this size are read with another call."""
@@ -226,16 +226,6 @@ class FrameReader:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._io_threads, "penstock-frames")
             return self._threads
-
-
-def read_frames(request: FrameRequest, files: OpenFiles, out: NDArray[np.uint8]) -> None:
-    """Fill the places of one request, in the calling thread; a :class:`FrameReader` is faster.
-
-    Raises:
-        DataFault: The file cannot be read; names it.
-        InvalidInput: ``out`` or a place does not fit.
-    """
-    FrameReader(files, io_threads=1).read([request], out)
 
 
 def _wanted(request: FrameRequest, out: NDArray[np.uint8]) -> _Wanted:

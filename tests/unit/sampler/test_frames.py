@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from penstock_sampler.files import FileIdentity, OpenFiles
-from penstock_sampler.frames import FrameReader, FrameRequest, read_frames
+from penstock_sampler.frames import FrameReader, FrameRequest
 from penstock_sampler.images import ImageColumn
 
 from penstock.errors import DataFault, InvalidInput
@@ -210,7 +210,7 @@ def test_callers_share_a_reader(tmp_path: Path, make: Make) -> None:
         reader.read([ask(identities[n], [rows[n]], [(n, 0)]) for n in range(6)], out)
         alone = batch(6, (8, 8))
         for n in range(6):
-            read_frames(ask(identities[n], [rows[n]], [(n, 0)]), OpenFiles(1), alone)
+            FrameReader(OpenFiles(1), 1).read([ask(identities[n], [rows[n]], [(n, 0)])], alone)
         return np.array_equal(out, alone)
 
     with ThreadPoolExecutor(4) as pool:

@@ -124,6 +124,8 @@ def read_storage(dataset: h5py.Dataset, path: Path, size_bytes: int) -> Storage:
 
 
 def _read_chunked(dataset: h5py.Dataset, created: Any, size_bytes: int) -> Chunked:
+    if not hasattr(dataset.id, "chunk_iter"):
+        raise NeedsHdf5("this HDF5 library lists no chunks: 1.12.3 or newer does")
     chunk: tuple[int, ...] = dataset.chunks or dataset.shape
     grid = [-(-extent // part) for extent, part in zip(dataset.shape, chunk, strict=True)]
     if math.prod(grid) > _MAX_CHUNKS or math.prod(chunk) > _MAX_CHUNK_BYTES:
