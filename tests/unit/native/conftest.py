@@ -10,15 +10,14 @@ def kernels(request):
     return kernels_at(request.param)
 
 
-@pytest.fixture(scope="module", params=["numpy", *native.LEVELS])
-def implementation(request):
+@pytest.fixture(params=["numpy", *native.LEVELS])
+def implementation(request, monkeypatch):
     """The public functions with NumPy alone, and with each level of the native library."""
     found = "absent for this test"
     if request.param != "numpy":
         found = kernels_at(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "_find", lambda: found)
-        yield request.param
+    monkeypatch.setattr(library, "_find", lambda: found)
+    return request.param
 
 
 def kernels_at(level):

@@ -1,13 +1,17 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import InvalidInput
 from penstock.resize import resize_images, resize_into
 
 SIDES = st.integers(1, 70)
+# The fixture holds no state that examples could hand on to each other.
+examples = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def noise(seed, *shape):
@@ -35,7 +39,7 @@ def exact(image, height, width):
     return rows[:, left] * (1 - across)[None, :, None] + rows[:, right] * across[None, :, None]
 
 
-@settings(deadline=None, max_examples=60)
+@examples
 @given(st.integers(0, 2**32), SIDES, SIDES, SIDES, SIDES)
 def test_any_size_to_any_size_is_exact_but_for_rounding(implementation, seed, h, w, height, width):
     images = noise(seed, 2, h, w, 3)
@@ -44,7 +48,7 @@ def test_any_size_to_any_size_is_exact_but_for_rounding(implementation, seed, h,
         assert np.abs(result - exact(image, height, width)).max() <= 0.5 + 0.016
 
 
-@settings(deadline=None, max_examples=60)
+@examples
 @given(st.integers(0, 2**32), SIDES, SIDES, SIDES, SIDES, st.booleans())
 def test_opencv_is_at_most_one_level_away(implementation, seed, h, w, height, width, extremes):
     image = noise(seed, h, w, 3)
