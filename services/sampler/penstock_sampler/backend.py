@@ -24,6 +24,9 @@ from penstock_sampler.weights import WeightStore
 
 __all__ = ["Hdf5Backend", "open_backend"]
 
+_INDEX_FOLDER = "index"
+"""Within the cache's folder: what is known of each file."""
+
 
 def open_backend(target: Target, settings: DataSettings | None = None) -> Hdf5Backend:
     """Open the dataset of a ``file`` target.
@@ -41,7 +44,13 @@ def open_backend(target: Target, settings: DataSettings | None = None) -> Hdf5Ba
     if target.scheme != "file":
         raise InvalidInput(f"{target}: only file:// targets are read here", field="target")
     settings = DataSettings.load() if settings is None else settings
-    index = build_index(find_files(target.locations), settings.data_options(), settings.spool_dir)
+    folder = settings.cache_folder
+    index = build_index(
+        find_files(target.locations),
+        settings.data_options(),
+        settings.spool_dir,
+        folder / _INDEX_FOLDER if folder else None,
+    )
     files = OpenFiles(settings.max_open_files)
     weights = WeightStore(
         settings.data_options().weight_columns,

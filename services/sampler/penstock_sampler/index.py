@@ -28,6 +28,7 @@ from penstock.dataset import (
 from penstock.errors import DataFault, InvalidInput
 from penstock_sampler.discovery import FoundFile
 from penstock_sampler.files import FileIdentity
+from penstock_sampler.index_store import IndexStore
 from penstock_sampler.layout import FileLayout
 from penstock_sampler.options import DataOptions
 from penstock_sampler.record_store import RecordStore
@@ -120,7 +121,10 @@ class DatasetIndex:
 
 
 def build_index(
-    found: Iterable[FoundFile], options: DataOptions, spool_dir: Path | None = None
+    found: Iterable[FoundFile],
+    options: DataOptions,
+    spool_dir: Path | None = None,
+    index_dir: Path | None = None,
 ) -> DatasetIndex:
     """Scan all files.
 
@@ -128,17 +132,33 @@ def build_index(
         found: Files, ascending by id.
         options: Cameras and image order.
         spool_dir: Folder of the temporary file for scalars; None for the system's.
+        index_dir: Folder where what is found out stays for the next time; None forgets it.
 
     Raises:
         DataFault: No file can be served; names the first reasons.
         LimitExceeded: There is no room for the temporary file.
     """
-    records = RecordStore(options, spool_dir)
+    records = RecordStore(options, spool_dir, _open_entries(index_dir, options))
     try:
         return _build(found, records)
     except BaseException:
         records.close()
         raise
+
+
+def _open_entries(index_dir: Path | None, options: DataOptions) -> IndexStore | None:
+    if index_dir is None:
+        return None
+    try:
+        return IndexStore(index_dir, options)
+    except OSError as error:
+        log.warning(
+            "%s cannot be used (%s): every start reads the data again; name a folder that can be "
+            "written to in the setting cache_dir (--cache-dir or PENSTOCK_CACHE_DIR)",
+            index_dir,
+            error.strerror,
+        )
+        return None
 
 
 def _build(found: Iterable[FoundFile], records: RecordStore) -> DatasetIndex:
@@ -153,9 +173,7 @@ def _build(found: Iterable[FoundFile], records: RecordStore) -> DatasetIndex:
     if not scanned:
         raise _nothing_left(refused)
     layout = scanned[0][1].layout
-    records.serve(
-        RecordShape(layout.joint_dim, layout.action_dim), [scan.identity for _, scan in scanned]
-    )
+    records.serve(RecordShape(layout.joint_dim, layout.action_dim), [scan for _, scan in scanned])
     episodes = _episode_table(scanned)
     info = _describe(scanned, refused)
     for file_id, error in refused.items():

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from penstock.errors import Corrupt, Internal
+from penstock.errors import Corrupt, DataFault, Internal
 from penstock_sampler.files import FileIdentity, OpenFiles
 
 __all__ = ["DamagedRecords", "RecordPlace", "RecordReader", "RecordShape", "RecordWriter"]
@@ -32,12 +32,13 @@ class DamagedRecords(Corrupt):
     """Records that are not what was written.
 
     Attributes:
-        file: Place of their file in the index.
+        file: Number of their file.
+        place: Where they were looked for.
     """
 
-    def __init__(self, message: str, file: int) -> None:
+    def __init__(self, message: str, file: int, place: RecordPlace) -> None:
         super().__init__(message, reason="DAMAGED_INDEX")
-        self.file = file
+        self.file, self.place = file, place
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,14 @@ class RecordPlace:
     """Where the records of one file are.
 
     Attributes:
-        identity: The file they are in; None for the descriptor that all such places share.
+        identity: The file they are in; None for one that has no name.
+        descriptor: Of a file without a name; else -1.
         offset: Of the first block.
         rows: How many records.
     """
 
     identity: FileIdentity | None
+    descriptor: int
     offset: int
     rows: int
 
@@ -170,7 +173,6 @@ class RecordReader:
         shape: Widths of the vectors, the same for all files.
         places: By file.
         files: Opens what the places name.
-        shared: Descriptor of places without a file of their own; -1 where there is none.
     """
 
     def __init__(
@@ -178,10 +180,13 @@ class RecordReader:
         shape: RecordShape,
         places: Sequence[RecordPlace],
         files: OpenFiles,
-        shared: int = -1,
     ) -> None:
-        self._shape, self._files, self._shared = shape, files, shared
+        self._shape, self._files = shape, files
         self._places = list(places)
+
+    def place(self, file: int) -> RecordPlace:
+        """Where the records of ``file`` are."""
+        return self._places[file]
 
     def replace(self, file: int, place: RecordPlace) -> None:
         """From now on, read the records of ``file`` from ``place``."""
@@ -193,8 +198,7 @@ class RecordReader:
         """Records of ``rows`` and of ``next_rows`` in files, both ``(n, J + A + 1) float32``.
 
         Raises:
-            DamagedRecords: A block is not what was written.
-            DataFault: What holds them is gone or was changed.
+            DamagedRecords: A block is not what was written, or what holds them is gone.
         """
         records = np.empty((2, len(rows), self._shape.width), np.float32)
         for start in range(0, len(rows), _READ_AT_ONCE):
@@ -217,34 +221,45 @@ class RecordReader:
             owner = int(owners[first])
             place = self._places[owner]
             wanted = blocks[first:last]
-            into = payload[first:last], hashes[first:last]
             if wanted[-1] * block_rows >= place.rows:
                 raise Internal(f"file {owner} has {place.rows} records, not block {wanted[-1]}")
-            if place.identity is None:
-                self._fill(self._shared, place.offset, wanted, *into, owner)
-            else:
-                with self._files.descriptor(place.identity) as descriptor:
-                    self._fill(descriptor, place.offset, wanted, *into, owner)
+            damaged = self._fill(place, wanted, payload[first:last], hashes[first:last])
+            if damaged:
+                raise DamagedRecords(damaged, owner, place)
         table = payload.reshape(len(keys), block_rows, self._shape.width)
         return table[slots.reshape(-1), rows % block_rows]
 
     def _fill(
+        self,
+        place: RecordPlace,
+        blocks: list[int],
+        payload: NDArray[np.float32],
+        hashes: NDArray[np.uint64],
+    ) -> str:
+        """Read blocks of one file; returns what is wrong with them, nothing if all is well."""
+        if place.identity is None:
+            return self._fill_from(place.descriptor, place.offset, blocks, payload, hashes)
+        try:
+            with self._files.descriptor(place.identity) as descriptor:
+                return self._fill_from(descriptor, place.offset, blocks, payload, hashes)
+        except DataFault as error:
+            return error.message
+
+    def _fill_from(
         self,
         descriptor: int,
         offset: int,
         blocks: list[int],
         payload: NDArray[np.float32],
         hashes: NDArray[np.uint64],
-        file: int,
-    ) -> None:
+    ) -> str:
         size = self._shape.block_bytes
         # Several reads are under way on a cold disk before the first one is waited for.
         for block in blocks if len(blocks) > 1 else ():
             os.posix_fadvise(descriptor, offset + block * size, size, os.POSIX_FADV_WILLNEED)
-        for place, block in enumerate(blocks):
-            row = payload[place]
-            got = os.preadv(
-                descriptor, [row.data, hashes[place : place + 1].data], offset + block * size
-            )
-            if got != size or xxhash.xxh3_64_intdigest(row.data, block) != int(hashes[place]):
-                raise DamagedRecords(f"block {block} of the records of file {file}", file)
+        for position, block in enumerate(blocks):
+            row, own = payload[position].data, hashes[position : position + 1].data
+            got = os.preadv(descriptor, [row, own], offset + block * size)
+            if got != size or xxhash.xxh3_64_intdigest(row, block) != int(hashes[position]):
+                return f"block {block} of its records is not what was written"
+        return ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import xxhash
@@ -14,7 +14,7 @@ from penstock.errors import DataFault
 from penstock.moments import Moments
 from penstock_sampler.episodes import FileEpisodes, row_blocks
 from penstock_sampler.examine import Examined, examine_open
-from penstock_sampler.files import FileIdentity
+from penstock_sampler.files import FileIdentity, unreadable
 from penstock_sampler.findings import Finding, Findings
 from penstock_sampler.layout import FileLayout
 from penstock_sampler.opening import HDF5_ERRORS, Hdf5File, read_rows
@@ -24,7 +24,7 @@ from penstock_sampler.scalars import RecordShape, RecordWriter
 from penstock_sampler.statistics import RunningStatistics
 from penstock_sampler.weights import hash_weights
 
-__all__ = ["FileScan", "scan_file", "scan_open"]
+__all__ = ["FileScan", "RecordStart", "scan_file", "scan_open"]
 
 _BLOCK_BYTES = 4 << 20
 _HEAD_BYTES = 64 << 10
@@ -43,8 +43,8 @@ class FileScan:
         moments: Keys ``joint``, ``action``, ``reward``; over servable transitions.
         left_out: By the same keys, servable transitions with a value that is not finite.
         warnings: What the user should know, as far as it is cheap to find out.
-        self_contained: Whether all of it lies in this file; false for external and virtual
-            datasets, whose sources may change without it.
+        self_contained: Whether all data lies in this file; false for external and virtual datasets
+            and links, whose sources may change without it.
     """
 
     identity: FileIdentity
@@ -57,9 +57,20 @@ class FileScan:
     self_contained: bool = True
 
 
-def scan_file(
-    path: Path, options: DataOptions, start: Callable[[RecordShape], RecordWriter] | None = None
-) -> FileScan:
+class RecordStart(Protocol):
+    """Gives the writer of a file's records, once it is known that the file can be served."""
+
+    def __call__(self, shape: RecordShape, *, self_contained: bool) -> RecordWriter:
+        """Start to write.
+
+        Args:
+            shape: Widths of the vectors.
+            self_contained: See :class:`FileScan`.
+        """
+        ...
+
+
+def scan_file(path: Path, options: DataOptions, start: RecordStart | None = None) -> FileScan:
     """Examine one file and read all its scalars.
 
     Args:
@@ -68,7 +79,8 @@ def scan_file(
         start: Gives the writer of its records; None writes none.
 
     Raises:
-        DataFault: It cannot be served; names dataset, value and what to do.
+        DataFault: It cannot be served; names dataset, value and what to do. Or it was written to
+            meanwhile.
         OSError: Its records cannot be written.
     """
     identity = FileIdentity.of(path)
@@ -78,6 +90,12 @@ def scan_file(
     findings.raise_fault()
     if scan is None:  # every None leaves a fault, which was raised above; the types do not know
         raise DataFault(f"{path}: cannot be served", metadata={"file": str(path)})
+    if FileIdentity.of(path) != identity:
+        raise DataFault(
+            f"{path}: was written to while it was read: close it there first",
+            reason="BUSY",
+            metadata={"file": str(path)},
+        )
     return scan
 
 
@@ -86,7 +104,7 @@ def scan_open(
     identity: FileIdentity,
     options: DataOptions,
     findings: Findings,
-    start: Callable[[RecordShape], RecordWriter] | None = None,
+    start: RecordStart | None = None,
 ) -> FileScan | None:
     """Scan an open file, leaving a finding for every check; None when one is a fault.
 
@@ -97,7 +115,12 @@ def scan_open(
     if found is None:
         return None
     layout = found.layout
-    writer = start(RecordShape(layout.joint_dim, layout.action_dim)) if start else None
+    weights = hash_weights(file, options.weight_columns, layout.rows, findings)
+    if weights is None:
+        return None
+    shape = RecordShape(layout.joint_dim, layout.action_dim)
+    self_contained = file.is_self_contained()
+    writer = start(shape, self_contained=self_contained) if start else None
     widths = {"joint": layout.joint_dim, "action": layout.action_dim, "reward": 1}
     statistics = RunningStatistics(widths)
     hashes = {name: xxhash.xxh3_128() for name in widths}
@@ -110,9 +133,6 @@ def scan_open(
         for name, values in columns.items():
             hashes[name].update(values.data)
         statistics.add(_servable(columns, found.episodes.dropped, first))
-    weights = hash_weights(file, options.weight_columns, layout.rows, findings)
-    if weights is None:
-        return None
     if writer:
         writer.finish()
     check_edges(found, findings)
@@ -125,7 +145,7 @@ def scan_open(
         statistics.moments,
         statistics.left_out,
         tuple(findings.warnings),
-        file.is_self_contained(),
+        self_contained,
     )
 
 
@@ -178,8 +198,11 @@ def _servable(
 
 def _digest(found: Examined, columns: list[bytes]) -> bytes:
     digest = xxhash.xxh3_128()
-    with found.identity.path.open("rb", buffering=0) as raw:
-        digest.update(raw.read(_HEAD_BYTES))
+    try:
+        with found.identity.path.open("rb", buffering=0) as raw:
+            digest.update(raw.read(_HEAD_BYTES))
+    except OSError as error:
+        raise unreadable(found.identity, error.strerror) from error
     digest.update(f"{found.identity.size_bytes} {found.layout}".encode("utf-8", "surrogateescape"))
     episodes = found.episodes
     for column in (episodes.first_row, episodes.length, episodes.outcome):

@@ -64,8 +64,9 @@ class DataSettings(Settings):
 
     cache_dir: str = Field(
         "auto",
-        description="Folder of resized and encoded frames, which processes share; auto is "
-        "penstock/frames in $XDG_CACHE_HOME or ~/.cache; none reads frames from their files.",
+        description="Folder of resized and encoded frames and of what is known about each file, "
+        "which processes share; auto is penstock/frames in $XDG_CACHE_HOME or ~/.cache; none keeps "
+        "nothing: every start reads the data, every batch its frames.",
     )
     cache_bytes: int = Field(
         0,
@@ -79,6 +80,16 @@ class DataSettings(Settings):
         description="Files whose frames are cached at a time, at low priority, after they were "
         "touched; 0 leaves that to penstock sampler warm.",
     )
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder that ``cache_dir`` stands for, absolute; None for no cache."""
+        if self.cache_dir == "none":
+            return None
+        if self.cache_dir == "auto":
+            base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+            return (Path(base) / "penstock" / "frames").expanduser().absolute()
+        return Path(self.cache_dir).expanduser().absolute()
 
     def data_options(self) -> DataOptions:
         """The part that decides what a dataset is."""

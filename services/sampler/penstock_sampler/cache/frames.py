@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from penstock.errors import Corrupt
 from penstock.frame_file import FrameFile
 from penstock_sampler.cache.builder import FrameBuilder
 from penstock_sampler.cache.building import Outcome, build_frames
 from penstock_sampler.cache.key import FrameKey
-from penstock_sampler.cache.store import FrameStore, default_folder
+from penstock_sampler.cache.store import FrameStore
 from penstock_sampler.files import OpenFiles
 from penstock_sampler.frames import FrameReader
 from penstock_sampler.settings import DataSettings
@@ -122,11 +121,11 @@ def open_cache(settings: DataSettings, files: OpenFiles) -> FrameCache | None:
 
 
 def _open_store(settings: DataSettings) -> FrameStore | None:
-    if settings.cache_dir == "none":
+    folder = settings.cache_folder
+    if folder is None:
         return None
-    folder = default_folder() if settings.cache_dir == "auto" else Path(settings.cache_dir)
     try:
-        return FrameStore(folder.expanduser().absolute(), settings.cache_bytes)
+        return FrameStore(folder, settings.cache_bytes)
     except OSError as error:
         log.warning(
             "frame cache: %s cannot be used (%s): frames are read on the fly; cache_dir names "

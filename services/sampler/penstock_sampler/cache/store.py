@@ -23,7 +23,7 @@ from penstock.frame_file import FrameFile, remove_unfinished
 from penstock_sampler.cache.key import SUFFIX, FrameKey
 from penstock_sampler.forking import reset_after_fork
 
-__all__ = ["FrameStore", "default_folder"]
+__all__ = ["FrameStore"]
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,6 @@ _IN_USE_S = 600.0
 _SPARE_SHARE = 0.02
 _MOST_OPEN = 2048
 _UNFINISHED = ".part"
-
-
-def default_folder() -> Path:
-    """Where cached frames lie unless a setting says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return Path(base) / "penstock" / "frames"
 
 
 @dataclass
