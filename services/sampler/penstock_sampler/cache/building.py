@@ -30,6 +30,7 @@ class Outcome(Enum):
     BUILT = "built"
     THERE = "already there"
     ELSEWHERE = "another process is building it"
+    OUTSIDE = "its frames lie in other files, which may change without it"
     NO_ROOM = "no room"
     STOPPED = "stopped"
 
@@ -58,6 +59,8 @@ def build_frames(
         DataFault: The recording cannot be read, or has changed; names it.
         OSError: The folder cannot be written to, or is full.
     """
+    if not key.recording.self_contained:
+        return Outcome.OUTSIDE
     if store.find(key) is not None:
         return Outcome.THERE
     if not key.recording.observations or not key.recording.images:

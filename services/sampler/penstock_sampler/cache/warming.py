@@ -65,7 +65,10 @@ class Warming:
                 for task in as_completed(tasks):
                     try:
                         outcome = task.result()
-                    except (DataFault, OSError, PenstockError) as error:
+                    except DataFault as error:
+                        report.faults.append(error.message)
+                        continue
+                    except (OSError, PenstockError) as error:
                         report.faults.append(f"{tasks[task].recording.identity.path}: {error}")
                         continue
                     report.outcomes[outcome] = report.outcomes.get(outcome, 0) + 1
