@@ -24,7 +24,7 @@ CAMERAS = ("left_image", "right_image", "global_image")
 def write_files(
     folder: Path, rows: Iterable[int] = (30, 41, 25), size: tuple[int, int] = (12, 16)
 ) -> Path:
-    """Files ``0.hdf5``, ``1.hdf5``, ... with noise; each ends terminal, and has an episode inside."""
+    """Files ``0.hdf5``, ``1.hdf5``, ... with noise; each ends terminal, and holds two episodes."""
     folder.mkdir(exist_ok=True)
     for number, count in enumerate(rows):
         rng = np.random.default_rng(number)

@@ -1,4 +1,4 @@
-"""Shards, copies and mixtures of them are one dataset: that of an embedded target over all files."""
+"""Shards, copies and mixtures of them are one dataset: that of an embedded target over all."""
 
 import contextlib
 
@@ -55,7 +55,9 @@ def test_replicas_describe_the_dataset_of_an_embedded_target(client, embedded):
         for part in ("mean", "std", "min", "max"):
             assert getattr(ours.statistics[name], part).tobytes() == getattr(column, part).tobytes()
     for name in ("file", "first_row", "length", "outcome", "split_key"):
-        assert getattr(client.episodes, name).tobytes() == getattr(embedded.episodes, name).tobytes()
+        assert (
+            getattr(client.episodes, name).tobytes() == getattr(embedded.episodes, name).tobytes()
+        )
 
 
 def test_replicas_give_the_bytes_of_an_embedded_target(client, embedded):

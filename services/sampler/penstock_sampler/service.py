@@ -354,14 +354,7 @@ def _checked(request: pb.FetchRequest, info: DatasetInfo) -> NDArray[np.int64]:
 
 
 def _view(plan: Plan, backend: ReplicaBackend) -> PlanView:
-    rows = plan.batch_size * plan.window
-    if rows > MAX_IDS:
-        raise InvalidInput(
-            f"plan.batch_size {plan.batch_size} x window {plan.window}: at most {MAX_IDS} "
-            "transitions a step",
-            field="plan.batch_size",
-        )
-    weights = backend.weights(plan.weight_column) if plan.sampling == "weighted" else None
+    weights = backend.weights(plan.weight_column) if plan.weight_column else None
     return PlanView(plan, backend.episodes(), files=backend.info().files, weights=weights)
 
 
