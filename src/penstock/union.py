@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,6 +178,10 @@ def merge(replicas: Sequence[ReplicaDataset]) -> Union:
         [refused[file_id] for file_id in sorted(refused) if file_id not in chosen],
         joint_dim=form[0],
         action_dim=form[1],
+    )
+    first_codecs, *other_codecs = [replica.info.codecs for replica in fitting]
+    info = replace(
+        info, codecs=tuple(c for c in first_codecs if all(c in codecs for codecs in other_codecs))
     )
     episodes = _episodes([chosen[file.file_id] for file in files])
     first = np.zeros(len(files) + 1, np.int64)

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from unit.sampler.recording import arrays, write
 
 from penstock import Plan, SamplerClient, open_sampler
+from penstock.client.errors import translated_errors
 from penstock.client.messages import tensor_from_message
 from penstock.client.part_messages import part_into_batch
 from penstock.client.plan_messages import plan_to_message
@@ -369,12 +370,12 @@ def test_a_transition_too_large_for_a_message_is_refused(address: str) -> None:
         client.fetch(np.array([0]))
 
 
-def test_errors_come_back_as_the_class_that_was_raised(remote: SamplerClient) -> None:
-    with pytest.raises(InvalidInput, match="ids go from 0 to 39"):
-        remote.fetch(np.array([99]))
-    remote._backend._version = "old"
-    with pytest.raises(Conflict):
-        remote.fetch(np.array([1]))
+def test_errors_come_back_as_the_class_that_was_raised(stub: SamplerServiceStub) -> None:
+    version = stub.GetDataset(pb.GetDatasetRequest()).dataset.version
+    with pytest.raises(InvalidInput, match="ids go from 0 to 39"), translated_errors("sampler"):
+        fetch(stub, version, [99])
+    with pytest.raises(Conflict, match="'old' is asked for"), translated_errors("sampler"):
+        fetch(stub, "old", [1])
 
 
 def test_a_file_that_goes_away_is_named_counted_and_the_rest_is_served(tmp_path: Path) -> None:

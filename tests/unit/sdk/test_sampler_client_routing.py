@@ -57,7 +57,8 @@ def test_rows_that_nobody_else_holds_go_first():
 def test_faster_replica_gets_more():
     given, _ = deal(np.ones((40, 2)), [Load(0, 9, 300.0), Load(0, 9, 100.0)], 4)
     rows = [sum(map(len, parts)) for parts in given.values()]
-    assert rows == [28, 12]
+    # Ten parts for rates of 3 to 1: seven or eight, a tie goes to the first.
+    assert rows == [32, 8]
 
 
 def test_busy_replica_is_passed_over():

@@ -169,6 +169,8 @@ class BatchFetch:
                         pass
                     self._mind_lost_rows(now)
                     self._changed.wait(self._wait_s(now))
+                # A replica whose rows others brought is known as away from now on.
+                self._watch_calls(time.monotonic())
             finally:
                 self._closed = True
                 for call in self._in_flight:

@@ -75,10 +75,11 @@ class Fleet:
         asked for the files that others hold too once they are there.
 
         Raises:
-            Unavailable: Nobody answered within ``retry_s`` seconds.
+            Unavailable: Nobody answered within ``retry_s`` seconds; each is asked once at least.
             PenstockError: Nobody has anything to serve; what the first replica said.
         """
-        end = time.monotonic() + retry_s
+        begun = time.monotonic()
+        end, once = begun + retry_s, begun + max(retry_s, DESCRIBE_S)
         grace: float | None = None
         with self.changed:
             while True:
@@ -89,9 +90,10 @@ class Fleet:
                     grace = min(end, now + OPENING_GRACE_S)
                 if self.replicas and not pending:
                     break
-                if now >= (end if grace is None else grace):
+                until = grace if grace is not None else end if self._all_asked() else once
+                if now >= until:
                     break
-                self.changed.wait(max(0.01, min(_TICK_S, (grace or end) - now)))
+                self.changed.wait(max(0.01, min(_TICK_S, until - now)))
             errors = [r.error for r in self.replicas if r.error is not None]
             if not datasets:
                 raise errors[0] if errors else self._error or _nobody(self.target)
@@ -113,6 +115,12 @@ class Fleet:
             self._lists.clear()
             self.changed.notify_all()
         return union
+
+    def _all_asked(self) -> bool:
+        """Whether each replica has answered or failed once, or no name leads to one."""
+        if not self.replicas:
+            return self._error is not None
+        return all(r.dataset is not None or r.error is not None for r in self.replicas)
 
     def failed(self, replica: Replica, error: PenstockError) -> None:
         """Ask ``replica`` for nothing until it has answered again. The lock must be held."""
