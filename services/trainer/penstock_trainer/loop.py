@@ -14,9 +14,11 @@ import torch
 
 from penstock import AsyncCheckpointSaver, open_checkpoints, open_sampler
 from penstock.errors import DataFault, InvalidInput
+from penstock.torch import pinned_allocator
 from penstock_trainer.clock import Clock
 from penstock_trainer.config import TrainSettings
 from penstock_trainer.evaluate import EVALUATION_NAMES
+from penstock_trainer.hardware import choose_device
 from penstock_trainer.reports import Averages, Progress, ResultFiles
 from penstock_trainer.run import Run
 from penstock_trainer.run_state import write_model
@@ -73,9 +75,15 @@ def train(
             "hdf5_path is missing: give --hdf5-path grpc://host:50051 or 'file:///data/*.hdf5'",
             field="hdf5_path",
         )
+    on_gpu = choose_device(settings.device).type == "cuda"
     with (
         _torch_threads(settings.threads),
-        open_sampler(settings.hdf5_path, image_size=settings.image_size) as sampler,
+        open_sampler(
+            settings.hdf5_path,
+            image_size=settings.image_size,
+            # From page-locked memory a GPU copies while it trains.
+            allocate=pinned_allocator() if on_gpu else None,
+        ) as sampler,
         open_checkpoints(settings.checkpoint_target) as store,
     ):
         run = Run.assemble(settings, sampler, store)

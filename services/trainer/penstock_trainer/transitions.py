@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock.batch import Batch
+from penstock.torch import as_tensor
 from penstock_trainer.normalise import Normaliser
 
 __all__ = ["Transitions"]
@@ -40,9 +42,9 @@ class Transitions:
     def from_batch(cls, batch: Batch, normaliser: Normaliser, device: torch.device) -> Self:
         """Move ``batch`` to ``device`` and normalise it there."""
 
-        def move(array: object) -> Tensor:
+        def move(array: NDArray[Any]) -> Tensor:
             # asynchronous only from pinned memory; from any other it is an ordinary copy
-            return torch.as_tensor(array).to(device, non_blocking=True)
+            return as_tensor(array).to(device, non_blocking=True)
 
         frames = move(batch.frames)
         going_on = 1.0 - move(batch.terminal).to(torch.float32)

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from penstock.batch import Batch
+from penstock.client.channel import RETRY_S
 from penstock.client.sampler import open_sampler
 from penstock.errors import InvalidInput
 from penstock.plan import Plan
+from penstock.torch.pinned import as_tensor, pinned_allocator
 
 __all__ = ["BatchDataset", "to_tensors"]
 
@@ -34,7 +35,7 @@ def to_tensors(batch: Batch) -> dict[str, Any]:
         arrays = batch.windowed
     else:
         arrays = {"frames": batch.frames, **batch.columns, "transition_ids": batch.transition_ids}
-    tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    tensors: dict[str, Any] = {name: as_tensor(values) for name, values in arrays.items()}
     tensors["step"] = batch.step
     return tensors
 
@@ -51,6 +52,8 @@ class BatchDataset(IterableDataset[dict[str, Any]]):
         image_size: Height and width in pixels; None leaves images as stored.
         prefetch: Batches that may wait for their use.
         retry_s: Seconds to wait for a service that is away; None for the client's default.
+        pin_memory: Whether frames lie in page-locked memory, from which a GPU copies while
+            training goes on (``non_blocking=True``); None where there is a GPU.
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class BatchDataset(IterableDataset[dict[str, Any]]):
         image_size: tuple[int, int] | None = None,
         prefetch: int = 4,
         retry_s: float | None = None,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
         self.target, self.plan = target, plan
         self.image_size, self.prefetch, self.retry_s = image_size, prefetch, retry_s
+        self.pin_memory = pin_memory
         self._next_step = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,8 +93,12 @@ class BatchDataset(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Open the target in the process that iterates, then yield step by step."""
         worker = get_worker_info()
-        retry = {} if self.retry_s is None else {"retry_s": self.retry_s}
-        with open_sampler(self.target, image_size=self.image_size, **retry) as sampler:
+        with open_sampler(
+            self.target,
+            image_size=self.image_size,
+            retry_s=RETRY_S if self.retry_s is None else self.retry_s,
+            allocate=pinned_allocator(wanted=self.pin_memory),
+        ) as sampler:
             steps = sampler.batches(
                 self.plan,
                 self._next_step + (worker.id if worker else 0),

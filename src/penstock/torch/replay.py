@@ -24,6 +24,7 @@ from penstock.client.sampler import SamplerClient, open_sampler
 from penstock.dataset import DatasetInfo
 from penstock.errors import InvalidInput, Unsupported
 from penstock.plan import Plan
+from penstock.torch.pinned import as_tensor, pinned_allocator
 
 __all__ = ["AsyncSampler", "MultimodalReplayBuffer"]
 
@@ -90,7 +91,9 @@ class MultimodalReplayBuffer:
                 "pattern or with commas between them",
                 field="hdf5_path",
             )
-        client = open_sampler(hdf5_path, image_size=self._image_size)
+        # Only a GPU reads page-locked memory by itself.
+        allocate = pinned_allocator() if self.device.type == "cuda" else None
+        client = open_sampler(hdf5_path, image_size=self._image_size, allocate=allocate)
         try:
             self._check(client.info)
             self._plan = Plan.from_dict({**self._plan.to_dict(), "num_traj": num_traj})
@@ -207,7 +210,7 @@ class MultimodalReplayBuffer:
 
     def _tensors(self, batch: Batch) -> Sample:
         def to(values: NDArray[Any]) -> torch.Tensor:
-            return torch.from_numpy(values).to(self.device, non_blocking=True)
+            return as_tensor(values).to(self.device, non_blocking=True)
 
         # One copy for all images; what follows are views of it.
         frames = to(batch.frames).permute(0, 1, 2, 5, 3, 4)

@@ -37,8 +37,9 @@ def open_sampler(
         on_lost: What to do when no replica that answers holds a file: ``wait`` for ``retry_s``
             seconds and raise Unavailable then, ``fail`` at once, or ``skip`` its transitions, so
             that batches are shorter (``transfer.skipped_rows`` counts them).
-        allocate: Where the memory of frames comes from, page-locked for instance; None for
-            ordinary memory.
+        allocate: Where the memory of frames comes from, page-locked for instance, and where it
+            goes back to when nobody looks at a batch any more; None for ordinary memory, which is
+            kept for the next batches.
 
     Raises:
         Unavailable: Nobody answered in that time.
@@ -53,7 +54,12 @@ def open_sampler(
         keep_message_memory()
         backend = RemoteSampler(parsed, transfer, retry_s, on_lost)
     try:
-        return SamplerClient(backend, spec, transfer, FrameBuffers(allocate))
+        return SamplerClient(backend, spec, transfer, _buffers(allocate))
     except BaseException:
         backend.close()
         raise
+
+
+def _buffers(allocate: Allocate | None) -> FrameBuffers:
+    # A copy to a GPU may still read memory that nobody looks at any more. Only its giver knows.
+    return FrameBuffers() if allocate is None else FrameBuffers(allocate, max_idle=0)
