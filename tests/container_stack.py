@@ -146,7 +146,7 @@ def count_of(container: Container, metric: str, labels: Mapping[str, str]) -> fl
     assert result.exit_code == 0, result.output.decode()
     total = 0.0
     for line in result.output.decode().splitlines():
-        match = re.fullmatch(rf"{metric}\{{(.*)\}} (\S+)", line)
-        if match and set(re.findall(r'(\w+)="([^"]*)"', match[1])) >= set(labels.items()):
+        match = re.fullmatch(rf"{metric}(?:\{{(.*)\}})? (\S+)", line)
+        if match and set(re.findall(r'(\w+)="([^"]*)"', match[1] or "")) >= set(labels.items()):
             total += float(match[2])
     return total

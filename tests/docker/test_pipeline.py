@@ -94,6 +94,14 @@ def test_training_ends_although_a_replica_is_killed(stack: Stack, training: list
     assert any(0 < report.step < STEPS for report in training)
 
 
+def test_the_trainer_reads_cached_frames_of_its_own_machine(
+    stack: Stack, training: list[Training]
+) -> None:
+    assert training
+    handed = "penstock_sampler_local_descriptors_total"
+    assert sum(count_of(replica, handed, {}) for replica in stack.containers("sampler")) > 0
+
+
 def test_a_checkpoint_is_read_back_from_outside(stack: Stack, training: list[Training]) -> None:
     assert training
     target = stack.target("checkpointer")
