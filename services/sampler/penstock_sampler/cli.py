@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
-from rich.tree import Tree
 
 from penstock.config import settings_options
 from penstock.errors import NotFound
+from penstock_sampler.comparison import Comparison
 from penstock_sampler.discovery import find_files
 from penstock_sampler.doctor import Diagnosis, diagnose
-from penstock_sampler.findings import Findings, Level
+from penstock_sampler.doctor_view import JsonView, TextView, follow
+from penstock_sampler.findings import Findings
 from penstock_sampler.options import DataOptions
 from penstock_sampler.settings import DataSettings, SamplerSettings
 
-__all__ = ["doctor", "serve"]
+if TYPE_CHECKING:
+    from penstock_sampler.contact_sheet import ContactSheet, SheetReport
 
-_STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+__all__ = ["doctor", "serve"]
 
 
 @click.command("sampler")
@@ -48,67 +46,68 @@ def serve(settings: SamplerSettings) -> None:
 @click.command("doctor")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Write findings as JSON.")
+@click.option(
+    "--contact-sheet",
+    type=click.Path(path_type=Path),
+    metavar="PICTURE",
+    help="Also draw frames of every camera into this .png or .jpg, of at most 24 files; warnings "
+    "about images stand on them.",
+)
 @settings_options(DataSettings)
-def doctor(files: tuple[str, ...], settings: DataSettings, *, as_json: bool) -> None:
+def doctor(
+    files: tuple[str, ...], settings: DataSettings, *, as_json: bool, contact_sheet: Path | None
+) -> None:
     """Say what is in HDF5 FILES, whether they can be served, and what to do if not.
 
-    FILES are paths, folders or patterns. The exit status is 1 when a file would be refused.
+    FILES are paths, folders or patterns; they are checked one by one, then compared as the files of
+    one dataset. The exit status is 1 when a file would be refused.
 
     \b
     Examples:
       penstock doctor recording.hdf5
-      penstock doctor '/data/*.hdf5' --json
+      penstock doctor '/data/*.hdf5' --contact-sheet sheet.png
+      penstock doctor '/data/*.hdf5' --json > findings.json
       penstock doctor arm.hdf5 --cameras left,wrist=wrist_rgb
     """
     options = settings.data_options()
-    diagnoses = [
-        diagnosis
-        for name in files
-        for diagnosis in _diagnose_all(name, options)
-    ]
-    if as_json:
-        click.echo(json.dumps([_as_json(diagnosis) for diagnosis in diagnoses], indent=2))
-    else:
-        console = Console()
-        for diagnosis in diagnoses:
-            _show(console, diagnosis)
-    if not all(diagnosis.served for diagnosis in diagnoses):
+    found = [file for name in files for file in _find(name)]
+    sheet = _open_sheet(contact_sheet, options, len(found)) if contact_sheet else None
+    view = JsonView() if as_json else TextView()
+    comparison = Comparison()
+    served = True
+    for file in follow(view, found):
+        diagnosis = file if isinstance(file, Diagnosis) else diagnose(file, options)
+        view.show(diagnosis)
+        comparison.add(diagnosis)
+        served = served and diagnosis.served
+        if sheet:
+            sheet.offer(diagnosis)
+    view.close(comparison.conclude(), comparison.misfits)
+    if sheet:
+        click.echo(_about(sheet.write(comparison.suspects)), err=True)
+    if not served or comparison.misfits:
         raise SystemExit(1)
 
 
-def _diagnose_all(name: str, options: DataOptions) -> list[Diagnosis]:
+def _find(name: str) -> list[Path | Diagnosis]:
     try:
-        found = find_files([name])
+        return [file.path for file in find_files([name])]
     except NotFound as error:
         findings = Findings(name)
         findings.fail("readable", error.message, remedy="check the path", reason="MISSING")
         return [Diagnosis(findings)]
-    return [diagnose(file.path, options) for file in found]
 
 
-def _as_json(diagnosis: Diagnosis) -> dict[str, object]:
-    return {
-        "file": str(Path(diagnosis.findings.file)),
-        "served": diagnosis.served,
-        "findings": [asdict(finding) for finding in diagnosis.findings.entries],
-        "tree": [asdict(entry) for entry in diagnosis.tree],
-    }
+def _open_sheet(path: Path, options: DataOptions, files: int) -> ContactSheet:
+    # Loaded here, so that doctor without a sheet does not wait for OpenCV.
+    from penstock_sampler.contact_sheet import ContactSheet
+
+    return ContactSheet(path, options, files)
 
 
-def _show(console: Console, diagnosis: Diagnosis) -> None:
-    root = Tree(f"[bold]{escape(diagnosis.findings.file)}[/bold]")
-    branches = {"": root}
-    for entry in diagnosis.tree:
-        parent, _, name = entry.path.rpartition("/")
-        holder = branches.get(parent, root)
-        branches[entry.path] = holder.add(f"{escape(name)}  [dim]{escape(entry.description)}[/dim]")
-    console.print(root)
-    for finding in diagnosis.findings.entries:
-        line = Text(f"  {finding.level.value:<5}", style=_STYLES[finding.level])
-        line.append(f"{finding.check}: {finding.message}", style="default")
-        if finding.remedy:
-            line.append(f"\n        what to do: {finding.remedy}", style="cyan")
-        console.print(line, soft_wrap=True)
-    verdict = "would be served" if diagnosis.served else "would be REFUSED"
-    warnings = len(diagnosis.findings.warnings)
-    console.print(f"  {verdict}" + (f", {warnings} warnings" if warnings else ""), style="bold")
+def _about(report: SheetReport) -> str:
+    if not report.shown:
+        return f"no contact sheet {report.path}: no file with images is fit to be served"
+    more = f", {report.left_out} more are left out" if report.left_out else ""
+    files = "1 file" if report.shown == 1 else f"{report.shown} files"
+    return f"contact sheet {report.path}: {files}{more}"

@@ -8,12 +8,13 @@ from pathlib import Path
 import h5py
 
 from penstock.errors import DataFault
+from penstock_sampler.colour_order import ColourProfile
 from penstock_sampler.files import FileIdentity
 from penstock_sampler.findings import Findings
 from penstock_sampler.opening import HDF5_ERRORS, Hdf5File
 from penstock_sampler.options import DataOptions
 from penstock_sampler.quality import check_images
-from penstock_sampler.scan import scan_open
+from penstock_sampler.scan import FileScan, scan_open
 
 __all__ = ["Diagnosis", "Entry", "diagnose"]
 
@@ -35,10 +36,14 @@ class Diagnosis:
     Attributes:
         findings: Every check.
         tree: Groups and datasets, at most 200.
+        scan: What the sampler knows of it; None when it is refused.
+        colours: Of each camera, in the order of the layout.
     """
 
     findings: Findings
     tree: list[Entry] = field(default_factory=list[Entry])
+    scan: FileScan | None = None
+    colours: list[ColourProfile] = field(default_factory=list[ColourProfile])
 
     @property
     def served(self) -> bool:
@@ -55,9 +60,9 @@ def diagnose(path: Path, options: DataOptions) -> Diagnosis:
         with Hdf5File(path) as file:
             findings.ok("opens", f"{identity.size_bytes} bytes")
             diagnosis.tree = _tree(file.handle, findings)
-            scan = scan_open(file, identity, options, findings)
-            if scan is not None:
-                check_images(file, scan.layout, findings)
+            diagnosis.scan = scan_open(file, identity, options, findings)
+            if diagnosis.scan is not None:
+                diagnosis.colours = check_images(file, diagnosis.scan.layout, findings)
     except DataFault as error:
         _note(findings, error.message, error.reason)
     except HDF5_ERRORS as error:

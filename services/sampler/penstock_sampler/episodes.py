@@ -112,10 +112,11 @@ def read_episodes(file: Hdf5File, layout: FileLayout, findings: Findings) -> Fil
         f"{len(found.length)} episodes, {int(found.length.sum())} servable transitions, "
         f"{len(found.dropped)} rows without a next observation",
     )
-    if len(terminal) == 0:
+    if len(terminal) == 0 and len(cut) == 0:
         findings.warn(
             "episodes",
-            f"no row of {layout.terminal} is set",
+            f"no row of {layout.terminal} is set and nothing else ends an episode: the file is one "
+            "episode whose end is unknown",
             remedy="check that the recorder writes the end of episodes",
             reason="NO_TERMINALS",
             dataset=layout.terminal,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from penstock.errors import DataFault
 
-__all__ = ["Finding", "Findings", "Level"]
+__all__ = ["CountedWarning", "Finding", "Findings", "Level", "WarningCount"]
 
 
 class Level(StrEnum):
@@ -64,6 +65,14 @@ class Findings:
         """Note a fault; the file is refused."""
         self.entries.append(Finding(Level.FAIL, check, message, remedy, reason, dataset))
 
+    def withdraw(self, *reasons: str) -> None:
+        """Take back warnings of these reasons, when a closer look is about to replace them."""
+        self.entries = [
+            entry
+            for entry in self.entries
+            if entry.level is not Level.WARN or entry.reason not in reasons
+        ]
+
     @property
     def warnings(self) -> list[Finding]:
         """Findings that do not keep the file from being served."""
@@ -89,3 +98,35 @@ class Findings:
             reason=first.reason,
             metadata={"file": self.file, "dataset": first.dataset},
         )
+
+
+@dataclass(frozen=True)
+class CountedWarning:
+    """A kind of warning among many files.
+
+    Attributes:
+        count: Files that have it.
+        first: The first of them.
+        example: What was found there.
+    """
+
+    count: int
+    first: str
+    example: Finding
+
+
+class WarningCount:
+    """Counts files by the reasons of their warnings, and keeps an example of each."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, CountedWarning] = {}
+
+    def add(self, file: str, warnings: Iterable[Finding]) -> None:
+        """Count one file, once for each reason."""
+        for reason, warning in {warning.reason: warning for warning in warnings}.items():
+            known = self._kinds.get(reason, CountedWarning(0, file, warning))
+            self._kinds[reason] = replace(known, count=known.count + 1)
+
+    def kinds(self) -> list[CountedWarning]:
+        """One entry for each reason, the most frequent first."""
+        return sorted(self._kinds.values(), key=lambda kind: -kind.count)

@@ -28,6 +28,7 @@ from penstock.dataset import (
 from penstock.errors import DataFault, InvalidInput
 from penstock_sampler.discovery import FoundFile
 from penstock_sampler.files import FileIdentity
+from penstock_sampler.findings import WarningCount
 from penstock_sampler.index_store import IndexStore
 from penstock_sampler.layout import FileLayout
 from penstock_sampler.options import DataOptions
@@ -242,6 +243,7 @@ def _describe(
                 name,
                 left_out,
             )
+    _log_warnings(served)
     layout = served[0][1].layout
     info = describe(
         [_data_file(file, scan) for file, scan in served],
@@ -264,6 +266,24 @@ def _describe(
                 camera.width,
             )
     return info
+
+
+def _log_warnings(served: list[tuple[FoundFile, FileScan]]) -> None:
+    """One line for each kind of warning, not for each file."""
+    warnings = WarningCount()
+    for file, scan in served:
+        warnings.add(file.file_id, scan.warnings)
+    for kind in warnings.kinds():
+        if kind.example.reason != "NOT_FINITE":  # its rows were counted already
+            log.warning(
+                "%s in %d of %d files, first in %s (%s): %s",
+                kind.example.reason,
+                kind.count,
+                len(served),
+                kind.first,
+                kind.example.message,
+                kind.example.remedy,
+            )
 
 
 def _data_file(file: FoundFile, scan: FileScan) -> DataFile:

@@ -19,7 +19,12 @@ from penstock_sampler.findings import Finding, Findings
 from penstock_sampler.layout import FileLayout
 from penstock_sampler.opening import HDF5_ERRORS, Hdf5File, read_rows
 from penstock_sampler.options import DataOptions
-from penstock_sampler.quality import check_edges, check_scalars
+from penstock_sampler.quality import (
+    check_edges,
+    check_episodes,
+    check_last_joint,
+    check_scalars,
+)
 from penstock_sampler.scalars import RecordShape, RecordWriter
 from penstock_sampler.statistics import RunningStatistics
 from penstock_sampler.weights import hash_weights
@@ -133,10 +138,13 @@ def scan_open(
         for name, values in columns.items():
             hashes[name].update(values.data)
         statistics.add(_servable(columns, found.episodes.dropped, first))
+        if last > layout.rows:
+            check_last_joint(columns["joint"][-1], findings)
     if writer:
         writer.finish()
     check_edges(found, findings)
     check_scalars(statistics, findings)
+    check_episodes(layout, found.episodes, statistics, findings)
     return FileScan(
         identity,
         layout,
