@@ -78,6 +78,7 @@ class SamplerService(SamplerServiceServicer):
         codec: Of all frames where the client accepts it; ``auto`` leaves it to the backend.
         activity: Where to count.
         local_socket: Path of the socket that hands out cached frames; empty without.
+        processes: Server processes that share the address of this one, itself included.
     """
 
     def __init__(
@@ -90,13 +91,14 @@ class SamplerService(SamplerServiceServicer):
         codec: str = "auto",
         activity: Activity | None = None,
         local_socket: str = "",
+        processes: int = 1,
     ) -> None:
         served = backend if isinstance(backend, ServedVersions) else ServedVersions.of(backend)
         self._served, self._group_bytes = served, group_bytes
         self._streams = Streams(max_calls, stall_s)
         self._forced = () if codec == "auto" else (codec,)
         self._activity = activity or Activity()
-        self._local_socket = local_socket
+        self._local_socket, self._processes = local_socket, processes
 
     def register(self, server: grpc.Server) -> list[str]:
         """Add this service to ``server``; returns its full name."""
@@ -122,6 +124,7 @@ class SamplerService(SamplerServiceServicer):
                 ),
                 replica_id=self._activity.replica_id,
                 local_socket=self._local_socket,
+                processes=self._processes,
             )
 
     def ListFiles(  # noqa: N802 - the protocol's name

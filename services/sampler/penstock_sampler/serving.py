@@ -1,8 +1,9 @@
-"""One server process of the sampler, from its settings to its end."""
+"""The sampler as a service, from its settings to its end."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import structlog
 
@@ -17,8 +18,9 @@ from penstock_sampler.service import SamplerService
 from penstock_sampler.settings import SamplerSettings
 from penstock_sampler.status import Activity
 from penstock_sampler.waiting import ServedVersions, Watch
+from penstock_sampler.workers import serve_workers
 
-__all__ = ["serve_sampler"]
+__all__ = ["serve_process", "serve_sampler"]
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +33,24 @@ def serve_sampler(settings: SamplerSettings) -> None:
         DataFault: Nothing can be served, and ``wait_for_data`` is off.
         Unavailable: The port is taken.
     """
-    configure_logging(settings.log_level, settings.log_format)
+    if settings.process_count > 1:
+        serve_workers(settings)
+    else:
+        serve_process(settings)
+
+
+def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | None = None) -> None:
+    """Serve in this process; the only one, or one of those that ``serve_workers`` started.
+
+    Args:
+        settings: With more than one process, the port is one that the parent holds.
+        on_serving: Called when the first call would be answered.
+
+    Raises:
+        PenstockError: See :func:`serve_sampler`.
+    """
+    shared_port = settings.process_count > 1
+    configure_logging(settings.log_level, settings.log_format, pid=shared_port)
     target = Target.parse(settings.data)
     served = ServedVersions(lambda: open_backend(target, settings))
     with contextlib.ExitStack() as stack:
@@ -57,8 +76,9 @@ def serve_sampler(settings: SamplerSettings) -> None:
             codec=settings.codec,
             activity=activity,
             local_socket=local_socket,
+            processes=settings.process_count,
         )
-        serve("sampler", settings, service.register)
+        serve("sampler", settings, service.register, shared_port=shared_port, on_serving=on_serving)
 
 
 def _open_local(

@@ -140,8 +140,9 @@ class SamplerSettings(DataSettings, ServerSettings):
     processes: str = Field(
         "1",
         pattern=r"^(auto|[1-9][0-9]{0,2})$",
-        description="Server processes that share the port; auto for one per core. Each one is a "
-        "replica of its own.",
+        description="Server processes that share the port, each a replica of its own; auto for "
+        "one per core. One that only sends from the cache uses little more than a core: several "
+        "pay when many clients ask and cores are idle.",
     )
     local_socket: str = Field(
         "auto",
@@ -161,4 +162,4 @@ class SamplerSettings(DataSettings, ServerSettings):
     @property
     def process_count(self) -> int:
         """Server processes to run."""
-        return (os.cpu_count() or 1) if self.processes == "auto" else int(self.processes)
+        return len(os.sched_getaffinity(0)) if self.processes == "auto" else int(self.processes)

@@ -14,11 +14,11 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
-from penstock.errors import Unavailable
 from penstock.server.interceptor import CallInterceptor
 from penstock.server.log import configure_logging
+from penstock.server.metrics_port import MetricsServer, serve_metrics
+from penstock.server.port import port_taken
 from penstock.server.settings import ServerSettings
 
 __all__ = ["Register", "RunningServer", "serve", "start"]
@@ -34,8 +34,6 @@ MAX_MESSAGE_BYTES = 64 << 20
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # A second server on the same port must fail, not share it in silence.
-    ("grpc.so_reuseport", 0),
     # Clients send keepalives every 30 s; the default minimum of 5 min answers with GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -56,7 +54,7 @@ class RunningServer:
         server: grpc.Server,
         health_servicer: health.HealthServicer,
         drain_s: float,
-        metrics: tuple[object, threading.Thread] | None,
+        metrics: MetricsServer | None,
     ) -> None:
         self.name, self.address = name, address
         self._server, self._health, self._drain_s = server, health_servicer, drain_s
@@ -72,10 +70,7 @@ class RunningServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(self._drain_s if drain_s is None else drain_s).wait()
         if self._metrics is not None:
-            server, thread = self._metrics
-            server.shutdown()  # pyright: ignore[reportAttributeAccessIssue] - WSGI server
-            server.server_close()  # pyright: ignore[reportAttributeAccessIssue] - same
-            thread.join()
+            self._metrics.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -84,13 +79,17 @@ class RunningServer:
         self.stop(drain_s=0)
 
 
-def start(name: str, settings: ServerSettings, register: Register) -> RunningServer:
+def start(
+    name: str, settings: ServerSettings, register: Register, *, shared_port: bool = False
+) -> RunningServer:
     """Start serving in background threads.
 
     Args:
         name: Name of the service, for log lines.
         settings: Where to listen.
         register: Adds the service's own servicers.
+        shared_port: Whether this is one of several processes of a server that listen on the port
+            that their parent holds (``penstock.server.port``).
 
     Raises:
         Unavailable: A port is taken, or the host is no address of this machine.
@@ -98,7 +97,8 @@ def start(name: str, settings: ServerSettings, register: Register) -> RunningSer
     server = grpc.server(
         futures.ThreadPoolExecutor(settings.workers, thread_name_prefix=name),
         interceptors=[CallInterceptor()],
-        options=_OPTIONS,
+        # A second server on the same port must fail, not share it in silence.
+        options=[*_OPTIONS, ("grpc.so_reuseport", int(shared_port))],
         maximum_concurrent_rpcs=settings.max_calls,
     )
     services = list(register(server))
@@ -110,21 +110,8 @@ def start(name: str, settings: ServerSettings, register: Register) -> RunningSer
     try:
         port = server.add_insecure_port(f"{settings.host}:{settings.port}")
     except RuntimeError as error:
-        raise Unavailable(
-            f"{name} cannot listen on {settings.host}:{settings.port}: another server runs there, "
-            "or this machine has no such address: choose another --port, or --host",
-            reason="PORT_TAKEN",
-        ) from error
-    metrics = None
-    if settings.metrics_port:
-        try:
-            metrics = start_http_server(settings.metrics_port, addr=settings.host)
-        except OSError as error:
-            raise Unavailable(
-                f"{name} cannot serve metrics on {settings.host}:{settings.metrics_port} "
-                f"({error.strerror}): choose another --metrics-port",
-                reason="PORT_TAKEN",
-            ) from error
+        raise port_taken(name, settings.host, settings.port) from error
+    metrics = serve_metrics(name, settings)
     server.start()
     for service in ("", *services):
         health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -141,6 +128,8 @@ def serve(
     settings: ServerSettings,
     register: Register,
     *,
+    shared_port: bool = False,
+    on_serving: Callable[[], None] | None = None,
     on_drain: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
@@ -149,9 +138,11 @@ def serve(
         name: Name of the service, for log lines.
         settings: Where to listen.
         register: Adds the service's own servicers.
+        shared_port: See :func:`start`.
+        on_serving: Called when the first call would be answered.
         on_drain: Called when draining begins, before calls in flight are waited for.
     """
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, pid=shared_port)
     asked = threading.Event()
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -160,7 +151,9 @@ def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
-    running = start(name, settings, register)
+    running = start(name, settings, register, shared_port=shared_port)
+    if on_serving is not None:
+        on_serving()
     with contextlib.suppress(KeyboardInterrupt):
         asked.wait()
     if on_drain is not None:

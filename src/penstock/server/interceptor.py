@@ -19,7 +19,9 @@ log = structlog.get_logger(__name__)
 
 CALLS = Counter("penstock_calls_total", "Calls by method and status.", ["method", "code"])
 SECONDS = Histogram("penstock_call_seconds", "Duration of calls.", ["method"])
-IN_FLIGHT = Gauge("penstock_calls_in_flight", "Calls being answered.", ["method"])
+IN_FLIGHT = Gauge(
+    "penstock_calls_in_flight", "Calls being answered.", ["method"], multiprocess_mode="livesum"
+)
 MESSAGES = Counter("penstock_messages_sent_total", "Messages sent in answers.", ["method"])
 
 # Probes come every few seconds; their lines would hide the others.

@@ -10,12 +10,13 @@ import structlog
 __all__ = ["configure_logging"]
 
 
-def configure_logging(level: str = "info", form: str = "auto") -> None:
+def configure_logging(level: str = "info", form: str = "auto", *, pid: bool = False) -> None:
     """Set up structlog and route the standard library's loggers through it.
 
     Args:
         level: Least severe level that is written.
         form: ``console``, ``json``, or ``auto`` for console on a terminal.
+        pid: Say in each line which process it is from; for several that write to one place.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -24,15 +25,18 @@ def configure_logging(level: str = "info", form: str = "auto") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    if pid:
+        number = structlog.processors.CallsiteParameter.PROCESS
+        shared.append(structlog.processors.CallsiteParameterAdder([number]))
     tail: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    number = logging.getLevelNamesMapping()[level.upper()]
+    least = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *tail],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         # Not cached: a logger would keep the stream of its first line, even one since closed.
         cache_logger_on_first_use=False,
@@ -44,4 +48,4 @@ def configure_logging(level: str = "info", form: str = "auto") -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail],
         )
     )
-    logging.basicConfig(level=number, handlers=[handler], force=True)
+    logging.basicConfig(level=least, handlers=[handler], force=True)

@@ -1,5 +1,6 @@
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from penstock.client.channel import open_channel, retrying
 from penstock.client.errors import translated_errors
 from penstock.client.health import check_health
 from penstock.server import ServerSettings, start
+from penstock.server.port import hold_port
 from penstock.targets import Target
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1 import sampler_pb2_grpc
@@ -38,12 +40,14 @@ class Faulty(sampler_pb2_grpc.SamplerServiceServicer):
 def serve():
     running = []
 
-    def begin(error=None, **settings):
+    def begin(error=None, *, shared_port=False, **settings):
         def register(server):
             sampler_pb2_grpc.add_SamplerServiceServicer_to_server(Faulty(error), server)
             return ["penstock.v1.SamplerService"]
 
-        running.append(start("sampler", ServerSettings(**settings), register))
+        running.append(
+            start("sampler", ServerSettings(**settings), register, shared_port=shared_port)
+        )
         return running[-1]
 
     yield begin
@@ -130,6 +134,55 @@ def test_two_servers_never_share_a_port(serve):
     port = int(serve().address.rpartition(":")[2])
     with pytest.raises(errors.Unavailable, match="another"):
         serve(port=port)
+
+
+HOSTS = ["127.0.0.1", "localhost", "0.0.0.0", "[::]"]  # noqa: S104 - both wildcards are claims
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_held_port_admits_servers_that_share_it_and_no_others(serve, host):
+    with hold_port("sampler", host, 0) as held:
+        for _ in range(2):  # before any server listens there, and while two of them do
+            with pytest.raises(errors.Unavailable, match="another"):
+                serve(host=host, port=held.port)
+            with pytest.raises(errors.Unavailable, match="another") as caught:
+                hold_port("sampler", host, held.port)
+            assert caught.value.reason == "PORT_TAKEN"
+            for _ in range(2):
+                running = serve(host=host, port=held.port, shared_port=True)
+                assert check_health(Target.parse(running.target)).serving
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_port_that_a_server_listens_on_cannot_be_held(serve, host):
+    port = int(serve(host=host).address.rpartition(":")[2])
+    with pytest.raises(errors.Unavailable, match=f":{port}: another"):
+        hold_port("sampler", host, port)
+
+
+def test_a_held_port_is_answered_by_nobody_until_a_server_is_there():
+    """A connection that the holder took would wait for ever."""
+    with hold_port("sampler", "127.0.0.1", 0) as held, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", held.port), 20)
+
+
+def test_a_port_can_be_held_although_connections_of_an_earlier_server_linger():
+    with socket.create_server(("127.0.0.1", 0)) as earlier:
+        address = earlier.getsockname()
+        with socket.create_connection(address, 20) as client:
+            accepted, _ = earlier.accept()
+            accepted.close()  # who closes first has the connection lingering on its side
+            assert client.recv(1) == b""
+    with pytest.raises(OSError, match="in use"), socket.socket() as plain:
+        plain.bind(address)
+    with hold_port("sampler", *address) as held:
+        assert held.port == address[1]
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.name.invalid"])
+def test_an_address_that_is_not_here_cannot_be_held(host):
+    with pytest.raises(errors.Unavailable, match=f"{host}.*no such address"):
+        hold_port("sampler", host, 0)
 
 
 def test_a_metrics_port_that_is_taken_names_its_flag(serve):
