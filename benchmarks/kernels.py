@@ -22,7 +22,7 @@ from recordings import frames
 
 from penstock import bitplanes, native
 from penstock.codecs import IMAGE_CODECS, choose_codec, encode_images
-from penstock.resize import resize_images, taps
+from penstock.resize import column_taps, resize_images, row_taps
 
 SIDE, OUT_SIDE = 256, 224
 
@@ -58,18 +58,23 @@ def levels() -> list[native.Kernels]:
     return found
 
 
+def resize_by_opencv(
+    image: NDArray[np.uint8], out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """What ``resize_images`` must give."""
+    return cv2.resize(image, (OUT_SIDE, OUT_SIDE), dst=out, interpolation=cv2.INTER_LINEAR)
+
+
 def time_resize(table: Table, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Resizing; returns the resized frames."""
     out = np.zeros((len(images), OUT_SIDE, OUT_SIDE, 3), np.uint8)
     frame_bytes = out[0].nbytes
     resize_images(images, out)
     expected = out.copy()
-    by_cv2 = [cv2.resize(image, (OUT_SIDE, OUT_SIDE)) for image in images]
-    apart = np.abs(np.stack(by_cv2).astype(np.int16) - expected)
-    print(
-        f"\nresize {SIDE} to {OUT_SIDE}; beside OpenCV max {apart.max()}, mean {apart.mean():.3f}"
-    )
-    rows = columns = taps(SIDE, OUT_SIDE)
+    if not all(map(np.array_equal, expected, map(resize_by_opencv, images))):
+        raise SystemExit(f"resizing gives other bytes than OpenCV {cv2.__version__}")
+    print(f"\nresize {SIDE} to {OUT_SIDE}, the bytes of OpenCV {cv2.__version__}")
+    rows, columns = row_taps(SIDE, OUT_SIDE), column_taps(SIDE, OUT_SIDE)
     for kernels in levels():
         out[:] = 0
         table.line(
@@ -83,8 +88,7 @@ def time_resize(table: Table, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         "  cv2.resize INTER_LINEAR",
         frame_bytes,
         lambda: [
-            cv2.resize(image, (OUT_SIDE, OUT_SIDE), dst=target)
-            for image, target in zip(images, out, strict=True)
+            resize_by_opencv(image, target) for image, target in zip(images, out, strict=True)
         ],
     )
     return expected

@@ -1,20 +1,30 @@
-"""What Penstock means by resizing an image: bilinear, in integers, the same on every machine.
+"""What Penstock means by resizing an image: the bytes that OpenCV's ``INTER_LINEAR`` gives.
 
-Pixels sit at the centres of their squares ("half-pixel centres"), as in OpenCV's ``INTER_LINEAR``:
-output column ``x`` of ``W`` lies at ``s = (2 x + 1) w / (2 W) - 1/2`` of the ``w`` input columns,
-held within ``0 .. w - 1``. With ``x0 = floor(s)`` and the fraction ``f`` rounded to 15 bits
-(``f = 2^15`` counts as the next column with ``f = 0``), and the same for rows, an output value is::
+Models are trained on, and deployed with, ``cv2.resize(image, (W, H), interpolation=INTER_LINEAR)``
+of uint8 images, so batches hold its bytes; every machine and every replica gives the same.
 
-    mix(a, b, f) = a + ((b - a) f + 2^14 >> 15)
-    t(x)         = mix(128 image[y0, x], 128 image[y0 + 1, x], fy)     rows first, 1/128 of a level
-    out[y, x]    = mix(t(x0), t(x0 + 1), fx) + 64 >> 7
+Pixels sit at the centres of their squares ("half-pixel centres"): output column ``x`` of ``W`` lies
+at ``s = (x + 1/2) d - 1/2`` of the ``w`` input columns, where ``d = 1 / (W / w)``. That is computed
+in float64 and rounded to float32, whose digits run short in wide images: what follows depends on
+it. With ``x0 = floor(s)`` and ``f = s - x0``, the two pixels weigh::
 
-All shifts round towards minus infinity, and every term fits 16 bits (the product 32), which is what
-makes it fast. The result is the exact bilinear value rounded, but for ties within 0.012 of a level;
-beside OpenCV the difference is at most one level (``tests/unit/native/test_resize.py``).
+    far = round(2048 f)    near = round(2048 (1 - f))    float32, halves to even
+
+Columns first, exactly in integers; then rows, which drop four bits before and sixteen after::
+
+    t(y, x)   = near image[y, x0] + far image[y, x0 + 1]
+    out[y, x] = ((near (t(y0, x) >> 4) >> 16) + (far (t(y0 + 1, x) >> 4) >> 16) + 2) >> 2
+
+Over an edge, the pixel at the edge stands for the missing one. A column there takes all the weight,
+``near = 2048``; of rows the same one is taken twice, each time with its weight, and cut twice.
+
+All shifts round towards minus infinity. A result is within a level of the exact bilinear value,
+more often below than above, and what is flat stays flat. OpenCV copies equal sizes and halves by
+the mean of 2 x 2 pixels; the formula gives the same. OpenCV's bytes do not depend on its vector
+code, its threads or IPP, but may on the processor: x86-64 is meant.
 
 The native library and the NumPy code here give equal bytes; reads, caches and every replica rely
-on that.
+on that. ``tests/unit/native/test_resize.py`` holds both against OpenCV.
 """
 
 from __future__ import annotations
@@ -29,8 +39,7 @@ from penstock.errors import InvalidInput
 
 __all__ = ["resize_images", "resize_into"]
 
-_FRACTION_BITS = 15
-_ONE = 1 << _FRACTION_BITS
+_ONE = 2048
 _MAX_SIDE_PX = 1 << 15
 
 
@@ -63,8 +72,8 @@ def resize_images(images: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         return
     kernels = native.kernels()
     if kernels is not None:
-        rows = taps(images.shape[1], out.shape[1])
-        columns = taps(images.shape[2], out.shape[2])
+        rows = row_taps(images.shape[1], out.shape[1])
+        columns = column_taps(images.shape[2], out.shape[2])
         kernels.resize(np.ascontiguousarray(images), out, rows, columns)
         return
     native.say_fallback()
@@ -93,35 +102,43 @@ def _check(images: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
 
 
 def _resize_numpy(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    top, row_fraction = taps(image.shape[0], out.shape[0])
-    left, column_fraction = taps(image.shape[1], out.shape[1])
-    right = np.minimum(left + 1, image.shape[1] - 1)
-    scaled = image.astype(np.int32) << 7
-    rows = _mix(
-        scaled[top],
-        scaled[np.minimum(top + 1, image.shape[0] - 1)],
-        row_fraction[:, None, None],
-    )
-    out[...] = (_mix(rows[:, left], rows[:, right], column_fraction[None, :, None]) + 64) >> 7
-
-
-def _mix(
-    first: NDArray[np.int32], second: NDArray[np.int32], fraction: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    return first + (((second - first) * fraction + (_ONE >> 1)) >> _FRACTION_BITS)
+    height, width = image.shape[:2]
+    left, across = column_taps(width, out.shape[1])
+    top, down = row_taps(height, out.shape[0])
+    pixels = image.astype(np.int32)
+    near, far = across.astype(np.int32).T[:, None, :, None]
+    stretched = near * pixels[:, left] + far * pixels[:, np.minimum(left + 1, width - 1)] >> 4
+    near, far = down.astype(np.int32).T[:, :, None, None]
+    first = near * stretched[np.maximum(top, 0)] >> 16
+    second = far * stretched[np.minimum(top + 1, height - 1)] >> 16
+    out[...] = first + second + 2 >> 2
 
 
 @lru_cache(maxsize=64)
-def taps(size: int, out_size: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The first input pixel and the 15-bit weight of the one after it, for each output pixel.
+def row_taps(size: int, out_size: int) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    """The first of two input rows for each output row, and the weights of both.
 
     Returns:
-        Two ``(out_size,)`` int32 arrays. Weights are 0 to 32767; at the last pixel the weight is 0.
+        ``(out_size,)`` int32: -1 to ``size - 1``; rows outside of the image repeat its edge.
+        ``(out_size, 2)`` int16: 0 to 2048, which add up to 2048 (2047 to 2049 above 8192 rows).
     """
-    numerator = (2 * np.arange(out_size, dtype=np.int64) + 1) * size - out_size
-    numerator = np.clip(numerator, 0, 2 * out_size * (size - 1))
-    first, rest = np.divmod(numerator, 2 * out_size)
-    fraction = (rest * _ONE + out_size) // (2 * out_size)
-    first += fraction == _ONE
-    fraction[fraction == _ONE] = 0
-    return first.astype(np.int32), fraction.astype(np.int32)
+    step = 1 / (out_size / size)
+    place = ((np.arange(out_size) + 0.5) * step - 0.5).astype(np.float32)
+    first = np.floor(place)
+    far = place - first
+    weights = np.stack([1 - far, far], axis=1) * np.float32(_ONE)
+    return first.astype(np.int32), np.rint(weights).astype(np.int16)
+
+
+@lru_cache(maxsize=64)
+def column_taps(size: int, out_size: int) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    """The same for columns, where one pixel has all the weight at the edges.
+
+    Returns:
+        ``(out_size,)`` int32: 0 to ``size - 1``. ``(out_size, 2)`` int16: as for rows; the last
+        column's next one weighs 0.
+    """
+    first, weights = row_taps(size, out_size)
+    outside = (first < 0) | (first >= size - 1)
+    weights = np.where(outside[:, None], np.array([_ONE, 0], np.int16), weights)
+    return first.clip(0), weights

@@ -12,7 +12,13 @@
 typedef int (*pack_block)(const uint8_t *current, const uint8_t *above, uint8_t *planes);
 typedef void (*unpack_block)(const uint8_t *planes, int width, const uint8_t *above, uint8_t *out);
 
+/* Writes 64 bytes past the caches; both addresses are multiples of 64. */
+typedef void (*stream_block)(const uint8_t *from, uint8_t *to);
+
 static const uint8_t ZEROS[PS_BLOCK];
+
+/* The last rows of an image that is streamed, which the next rows need. */
+enum { RING_BYTES = 16 << 10 };
 
 /* Bit j of byte k becomes bit k of byte j. */
 PS_INLINE uint64_t transpose_bits(uint64_t x) {
@@ -215,6 +221,34 @@ PS_INLINE void decode_with(unpack_block unpack, const uint8_t *data, int64_t siz
   }
 }
 
+/* The same for an image that nobody looks at soon. A cache line is not read before it is written
+ * and takes no place in a cache, so what is above is kept in a few rows besides. */
+PS_INLINE void stream_with(unpack_block unpack, stream_block stream, const uint8_t *data,
+                           int64_t size, int64_t row_bytes, uint8_t *out) {
+  uint8_t ring[RING_BYTES + 2 * PS_BLOCK];
+  /* Blocks, and so their copies, start at multiples of 64. */
+  uint8_t *first = ring + (row_bytes + PS_BLOCK - 1) / PS_BLOCK * PS_BLOCK;
+  first += (PS_BLOCK - (uintptr_t)ring % PS_BLOCK) % PS_BLOCK;
+  const uint8_t *planes = data + size / PS_BLOCK;
+  uint8_t *at = first;
+  memset(first - row_bytes, 0, (size_t)row_bytes);
+  for (int64_t block = 0; block < size / PS_BLOCK; block++) {
+    if (at + PS_BLOCK > ring + RING_BYTES) {
+      memcpy(first - row_bytes, at - row_bytes, (size_t)row_bytes);
+      at = first;
+    }
+    unpack(planes, data[block], at - row_bytes, at);
+    stream(at, out + block * PS_BLOCK);
+    at += PS_BLOCK;
+    planes += 8 * data[block];
+  }
+}
+
+static int can_stream(int64_t size, int64_t row_bytes, const uint8_t *out) {
+  return (uintptr_t)out % PS_BLOCK == 0 && size % PS_BLOCK == 0 && row_bytes >= PS_BLOCK &&
+         row_bytes <= RING_BYTES / 4;
+}
+
 static int64_t encode_portable(const uint8_t *image, int64_t size, int64_t row_bytes,
                                uint8_t *out) {
   return encode_with(pack_portable, image, size, row_bytes, out);
@@ -228,6 +262,15 @@ static void decode_portable(const uint8_t *data, int64_t size, int64_t row_bytes
 PS_AVX2 static int64_t encode_avx2(const uint8_t *image, int64_t size, int64_t row_bytes,
                                    uint8_t *out) {
   return encode_with(pack_avx2, image, size, row_bytes, out);
+}
+
+PS_INLINE PS_AVX2 void stream_avx2(const uint8_t *from, uint8_t *to) {
+  _mm256_stream_si256((__m256i *)to, _mm256_load_si256((const __m256i *)from));
+  _mm256_stream_si256((__m256i *)to + 1, _mm256_load_si256((const __m256i *)from + 1));
+}
+
+PS_INLINE PS_AVX512 void stream_avx512(const uint8_t *from, uint8_t *to) {
+  _mm512_stream_si512((__m512i *)to, _mm512_load_si512(from));
 }
 
 PS_AVX2 static void decode_avx2(const uint8_t *data, int64_t size, int64_t row_bytes,
@@ -244,6 +287,18 @@ PS_AVX512 static void decode_avx512(const uint8_t *data, int64_t size, int64_t r
                                     uint8_t *out) {
   decode_with(unpack_avx512, data, size, row_bytes, out);
 }
+
+PS_AVX2 static void decode_streaming_avx2(const uint8_t *data, int64_t size, int64_t row_bytes,
+                                          uint8_t *out) {
+  stream_with(unpack_avx2, stream_avx2, data, size, row_bytes, out);
+  _mm_sfence();
+}
+
+PS_AVX512 static void decode_streaming_avx512(const uint8_t *data, int64_t size,
+                                              int64_t row_bytes, uint8_t *out) {
+  stream_with(unpack_avx512, stream_avx512, data, size, row_bytes, out);
+  _mm_sfence();
+}
 #endif
 
 int64_t ps_bitplanes_encode(int level, const uint8_t *image, int64_t size, int64_t row_bytes,
@@ -257,7 +312,7 @@ int64_t ps_bitplanes_encode(int level, const uint8_t *image, int64_t size, int64
 }
 
 int64_t ps_bitplanes_decode(int level, const uint8_t *data, int64_t data_bytes, int64_t size,
-                            int64_t row_bytes, uint8_t *out) {
+                            int64_t row_bytes, int stream, uint8_t *out) {
   int64_t blocks = (size + PS_BLOCK - 1) / PS_BLOCK, planes = 0;
   int too_wide = 0;
   if (data_bytes < blocks) return PS_CORRUPT;
@@ -268,15 +323,22 @@ int64_t ps_bitplanes_decode(int level, const uint8_t *data, int64_t data_bytes, 
   if (too_wide || data_bytes != blocks + 8 * planes) return PS_CORRUPT;
 #ifdef PS_X86
   if (level == PS_LEVEL_AVX512) {
-    decode_avx512(data, size, row_bytes, out);
+    if (stream && can_stream(size, row_bytes, out))
+      decode_streaming_avx512(data, size, row_bytes, out);
+    else
+      decode_avx512(data, size, row_bytes, out);
     return 0;
   }
   if (level == PS_LEVEL_AVX2) {
-    decode_avx2(data, size, row_bytes, out);
+    if (stream && can_stream(size, row_bytes, out))
+      decode_streaming_avx2(data, size, row_bytes, out);
+    else
+      decode_avx2(data, size, row_bytes, out);
     return 0;
   }
 #endif
   (void)level;
+  (void)stream;
   decode_portable(data, size, row_bytes, out);
   return 0;
 }

@@ -1,4 +1,4 @@
-/* The kernels of Penstock: resizing, bit planes, LZ4 and LZF decoding.
+/* The kernels of Penstock: resizing, bit planes, LZ4 and LZF decoding, reading of cached frames.
  *
  * Plain C11, called by ctypes, which lets other Python threads run meanwhile. No call keeps state.
  * Every decoder checks all lengths before it reads or writes: its input may be hostile.
@@ -53,17 +53,13 @@ PS_API int64_t ps_encode_bitplanes(int level, const uint8_t *images, int64_t cou
 PS_API int64_t ps_decode_images(int level, int codec, const uint8_t *data, const uint32_t *sizes,
                                 int64_t count, int64_t rows, int64_t row_bytes, uint8_t *out);
 
-/* The input pixel and the 15-bit weight of the next one, for each output row or column. */
-typedef struct {
-  const int32_t *first;
-  const int32_t *weight;
-} ps_taps;
-
-/* Resizes `count` images of height x width pixels, 3 bytes each. Returns 0 or PS_NO_MEMORY. */
+/* Resizes `count` images of height x width pixels, 3 bytes each, by the taps of penstock/resize.py:
+ * for each output row and column the first of two input ones, and the weights of both. Returns 0
+ * or PS_NO_MEMORY. */
 PS_API int64_t ps_resize(int level, const uint8_t *images, int64_t count, int64_t height,
                          int64_t width, uint8_t *out, int64_t out_height, int64_t out_width,
-                         const int32_t *row_first, const int32_t *row_weight,
-                         const int32_t *column_first, const int32_t *column_weight);
+                         const int32_t *row_first, const int16_t *row_weights,
+                         const int32_t *column_first, const int16_t *column_weights);
 
 /* Both return the number of bytes written, or PS_CORRUPT. */
 PS_API int64_t ps_lzf_decompress(const uint8_t *data, int64_t data_bytes, uint8_t *out,
@@ -71,10 +67,37 @@ PS_API int64_t ps_lzf_decompress(const uint8_t *data, int64_t data_bytes, uint8_
 PS_API int64_t ps_lz4_decompress(const uint8_t *data, int64_t data_bytes, uint8_t *out,
                                  int64_t out_bytes);
 
-/* Inside the library: one image. Decoding returns 0 or PS_CORRUPT. */
+/* XXH3-64 with a seed; the library that brings it is Python's. */
+typedef uint64_t (*ps_hash)(const void *data, size_t size, uint64_t seed);
+
+/* A file of cached frames that is open: what its header says, checked against its size. */
+typedef struct {
+  int64_t descriptor, codec, observations, index_at, data_at, data_bytes;
+} ps_frame_file;
+
+/* One observation, and where it goes: `place_count` (at least 1) numbers from places[first_place]
+ * on, which count observations of `out`. */
+typedef struct {
+  int64_t file, row, first_place, place_count;
+} ps_observation;
+
+/* Reads `count` observations of `cameras` images each and decodes them into `out`. Those of
+ * neighbouring rows that follow one another are read at once. Returns `count`, or the index of the
+ * first one that cannot be read, does not match its hash or does not decode, or PS_NO_MEMORY. */
+PS_API int64_t ps_read_frames(int level, ps_hash hash, const ps_frame_file *files,
+                              const ps_observation *wanted, int64_t count, const int64_t *places,
+                              int64_t cameras, int64_t rows, int64_t row_bytes, uint8_t *out);
+
+/* The most bytes that the bit planes of one image take. */
+int64_t ps_most_planes(int64_t image_bytes);
+
+/* Inside the library: one image. Decoding returns 0 or PS_CORRUPT; `planes` is memory for
+ * ps_most_planes, used by PS_BITPLANES_LZ4 alone. `stream` writes past the caches, where it can. */
+int64_t ps_decode_image(int level, int codec, const uint8_t *data, int64_t encoded, int64_t rows,
+                        int64_t row_bytes, uint8_t *planes, int stream, uint8_t *out);
 int64_t ps_bitplanes_encode(int level, const uint8_t *image, int64_t size, int64_t row_bytes,
                             uint8_t *out);
 int64_t ps_bitplanes_decode(int level, const uint8_t *data, int64_t data_bytes, int64_t size,
-                            int64_t row_bytes, uint8_t *out);
+                            int64_t row_bytes, int stream, uint8_t *out);
 
 #endif

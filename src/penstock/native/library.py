@@ -26,7 +26,7 @@ __all__ = [
 LEVELS = ("portable", "avx2", "avx512")
 """Sets of instructions, each including the ones before; all give equal bytes."""
 
-_ABI = 1
+_ABI = 3
 _FILE = Path(__file__).with_name("kernels.so")
 _SWITCH = "PENSTOCK_NATIVE"
 _NO_MEMORY = -1
@@ -65,6 +65,12 @@ class Kernels:
         self._decode_images = library.ps_decode_images
         self._decode_images.restype = size
         self._decode_images.argtypes = [*2 * [ctypes.c_int], *2 * [pointer], *3 * [size], pointer]
+        self._read_frames = library.ps_read_frames
+        self._read_frames.restype = size
+        self._read_frames.argtypes = [
+            *(ctypes.c_int, pointer, pointer, pointer, size),
+            *(pointer, *3 * [size], pointer),
+        ]
         self._resize = library.ps_resize
         self._resize.restype = size
         self._resize.argtypes = [
@@ -116,12 +122,47 @@ class Kernels:
             raise LimitExceeded(f"no memory to decode an image of {out.shape[1:]} bytes")
         return done
 
+    def read_frames(
+        self,
+        hash_address: int,
+        files: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        places: NDArray[np.int64],
+        out: NDArray[np.uint8],
+    ) -> int:
+        """Read observations of files of cached frames, check and decode them.
+
+        Args:
+            hash_address: See ``xxh3_address``.
+            files: ``(F, 6)``: descriptor, index of the codec in ``penstock.codecs.IMAGE_CODECS``,
+                number of observations, offsets of index and records, bytes of all records.
+            wanted: ``(n, 4)``: file, row, the first of its places and how many it has; what is
+                neighbours in a file is read at once where it follows one another here.
+            places: ``(m,)``: which of the ``N`` observations of ``out``; in range.
+            out: ``(N, C, H, row_bytes)``.
+
+        Returns:
+            ``n``, or the index of the first observation that cannot be read or is damaged.
+
+        Raises:
+            LimitExceeded: No memory for encoded images.
+        """
+        done = self._read_frames(
+            self._level,
+            hash_address,
+            *(_address(files), _address(wanted), len(wanted), _address(places)),
+            *(*out.shape[1:], _address(out)),
+        )
+        if done == _NO_MEMORY:
+            raise LimitExceeded(f"no memory to decode images of {out.shape[2:]} bytes")
+        return done
+
     def resize(
         self,
         images: NDArray[np.uint8],
         out: NDArray[np.uint8],
-        row_taps: tuple[NDArray[np.int32], NDArray[np.int32]],
-        column_taps: tuple[NDArray[np.int32], NDArray[np.int32]],
+        row_taps: tuple[NDArray[np.int32], NDArray[np.int16]],
+        column_taps: tuple[NDArray[np.int32], NDArray[np.int16]],
     ) -> None:
         """Resize ``(n, h, w, 3)`` to ``(n, H, W, 3)`` by the taps of rows and columns.
 

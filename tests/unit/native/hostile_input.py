@@ -8,19 +8,29 @@ outside of its arguments.
 
 from __future__ import annotations
 
+import itertools
+import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import lz4.block
 import numpy as np
 
 from penstock import bitplanes
-from penstock.codecs import IMAGE_CODECS
-from penstock.native import LEVELS, Kernels
-from penstock.resize import taps
+from penstock.codecs import IMAGE_CODECS, encode_images
+from penstock.frame_file import FrameFile, FrameFileWriter, FrameHeader, FrameSource
+from penstock.frame_file.header import record_hash
+from penstock.native import LEVELS, Kernels, xxh3_address
+from penstock.resize import column_taps, row_taps
 
 SHAPES = [(1, 1), (1, 3), (2, 63), (3, 64), (2, 65), (5, 100), (40, 3), (9, 192), (4, 672)]
-SIDES = [(1, 1, 5, 5), (7, 9, 3, 50), (32, 33, 28, 29), (50, 40, 7, 3), (8, 100, 8, 88)]
+# Height, width, rows and rounds; from 4 MiB on, images are written past the caches.
+FRAMES = [(3, 30, 5, 40), (320, 448, 5, 4), (64, 1365, 10, 4), (64, 22, 500, 4)]
+SIDES = [
+    *((1, 1, 5, 5), (3, 2, 5, 9), (7, 3, 3, 50), (32, 33, 28, 29), (50, 40, 7, 3)),
+    *((8, 100, 8, 88), (3, 100, 4, 43), (2, 300, 3, 50), (4, 7, 9, 64), (1, 1, 2, 22365)),
+]
 
 
 def exercise(kernels: Kernels, rng: np.random.Generator) -> int:
@@ -48,9 +58,63 @@ def exercise(kernels: Kernels, rng: np.random.Generator) -> int:
     for height, width, out_height, out_width in SIDES:
         image = rng.integers(0, 256, (2, height, width, 3), np.uint8)
         out = np.empty((2, out_height, out_width, 3), np.uint8)
-        kernels.resize(image, out, taps(height, out_height), taps(width, out_width))
+        kernels.resize(image, out, row_taps(height, out_height), column_taps(width, out_width))
         calls += 1
     return calls
+
+
+def exercise_frames(kernels: Kernels, rng: np.random.Generator, folder: Path) -> int:
+    """Files of cached frames with wild entries and bytes, many of them with the right hash."""
+    calls, cameras = 0, 2
+    for codec, (height, width, rows, rounds) in itertools.product(IMAGE_CODECS, FRAMES):
+        path = folder / f"{codec}.frames"
+        header = FrameHeader(FrameSource("x", 1, 1, "0"), height, width, ("a", "b"), codec, rows)
+        frames = rng.integers(0, 256, (rows * cameras, height, width, 3), np.uint8)
+        frames >>= rng.integers(0, 8, (rows * cameras, height, 1, 1)).astype(np.uint8)
+        with FrameFileWriter(path, header) as writer:
+            data, sizes = encode_images(codec, frames)
+            writer.append(data, sizes.reshape(rows, cameras))
+            writer.commit()
+        file = FrameFile.open(path)
+        fields = np.array([file.records.native_fields], np.int64)
+        wanted = np.array([(0, row, row, 1) for row in range(rows)], np.int64)
+        shape = (rows, cameras, height, 3 * width)
+        # At a cache line, as the memory of batches is.
+        memory = np.empty(frames.nbytes + 63, np.uint8)
+        begin = -memory.ctypes.data % 64
+        places, out = np.arange(rows), memory[begin : begin + frames.nbytes].reshape(shape)
+        assert kernels.read_frames(xxh3_address(), fields, wanted, places, out) == rows
+        assert out.tobytes() == frames.tobytes()
+        sound = path.read_bytes()
+        for _ in range(rounds):
+            content = bytearray(sound)
+            for _ in range(rng.integers(1, 4)):
+                spoil(content, file, rng)
+            path.write_bytes(content)
+            kernels.read_frames(xxh3_address(), fields, wanted, places, out)
+            calls += 1
+    return calls
+
+
+def spoil(content: bytearray, file: FrameFile, rng: np.random.Generator) -> None:
+    header, data_at = file.header, file.records.data_offset
+    at = file.records.index_offset + int(rng.integers(0, len(file))) * header.entry_bytes
+    row = (at - file.records.index_offset) // header.entry_bytes
+    offset, digest, *sizes = header.entry.unpack_from(content, at)
+    kind = rng.integers(0, 4)
+    if kind == 0:
+        offset = [2**63 - 1, 2**64 - 99, header.data_bytes, offset % 99 + 1][rng.integers(4)]
+    elif kind == 1:
+        sizes[0] = [2**32 - 1, header.max_image_bytes, 0, sizes[0] % 999 + 1][rng.integers(4)]
+    elif kind == 2:
+        place = data_at + int(rng.integers(0, header.data_bytes))
+        content[place : place + 4] = struct.pack("<I", int(rng.integers(0, 2**32)))
+    else:
+        del content[len(content) - int(rng.integers(0, 60)) :]
+    struct.pack_into(f"<QQ{len(sizes)}I", content, at, offset, digest, *sizes)
+    record = content[data_at + offset : data_at + offset + sum(sizes)]
+    entry = content[at + 16 : at + header.entry_bytes]
+    struct.pack_into("<Q", content, at + 8, record_hash(bytes(record), row, bytes(entry)))
 
 
 def damaged(encoded: bytes, rng: np.random.Generator) -> list[np.ndarray]:
@@ -74,6 +138,8 @@ def main() -> None:
     for level in LEVELS[: best + 1]:
         for _ in range(8):
             calls += exercise(Kernels(path, level), rng)
+        with tempfile.TemporaryDirectory() as folder:
+            calls += exercise_frames(Kernels(path, level), rng, Path(folder))
     sys.stdout.write(f"{calls}\n")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -24,11 +25,21 @@ from penstock.frame_file import (
     FrameFileWriter,
     FrameHeader,
     FrameSource,
+    Piece,
+    read_pieces,
     remove_unfinished,
 )
 
 ROWS, CAMERAS, HEIGHT, WIDTH = 9, 2, 5, 7
 SOURCE = FrameSource("/data/a.hdf5", 1234, 5678, "00ff")
+
+
+@pytest.fixture(params=["native", "plain"], autouse=True)
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Reading by the native library, where there is one, and by Python."""
+    if request.param == "plain":
+        monkeypatch.setattr("penstock.native.xxh3_address", lambda: 0)
+    return request.param
 
 
 def _frames(rows: int = ROWS, seed: int = 3) -> Any:
@@ -103,21 +114,68 @@ def test_records_come_as_they_lie_in_the_order_asked_for(tmp_path: Path, codec: 
     np.testing.assert_array_equal(out.reshape(frames[rows].shape), frames[rows])
 
 
+def _system_reads() -> int:
+    (line,) = re.findall(r"syscr: (\d+)", Path("/proc/thread-self/io").read_text())
+    return int(line)
+
+
 @pytest.mark.parametrize("codec", ["raw", "bitplanes"])
-def test_a_transition_is_one_read_of_its_records(
-    tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first", [[4], [0, 1, 2, 3]], ids=["transition", "window"])
+def test_neighbours_are_one_read_of_the_index_and_one_of_the_records(
+    tmp_path: Path, codec: str, first: list[int]
 ) -> None:
     file = FrameFile.open(_write(tmp_path / "a.frames", codec))
-    reads: list[int] = []
-    preadv = os.preadv
+    rows, following = np.array(first), np.array(first) + 1
+    out = np.empty((len(first), 2, CAMERAS, HEIGHT, WIDTH, 3), np.uint8)
+    looks = -_system_reads() + _system_reads()
+    before = _system_reads()
+    file.read_into(rows, following, out)
+    assert _system_reads() - before - looks == 2
+    assert np.array_equal(out[:, 1], _frames()[following])
 
-    def counted(descriptor: int, buffers: Any, offset: int) -> int:
-        reads.append(offset)
-        return preadv(descriptor, buffers, offset)
 
-    monkeypatch.setattr(os, "preadv", counted)
-    _read(file, [4], [5])
-    assert len(reads) == 1
+def _piece(path: Path, rows: list[int], places: list[int]) -> Piece:
+    at = np.array(rows, np.int64)
+    return Piece(FrameFile.open(path), at, at + 1, np.array(places, np.int64))
+
+
+def test_many_files_of_any_codec_are_read_at_once(tmp_path: Path) -> None:
+    frames = [_frames(seed=seed) for seed in range(4)]
+    paths = [
+        _write(tmp_path / f"{codec}.frames", codec, content)
+        for codec, content in zip(IMAGE_CODECS, frames, strict=True)
+    ]
+    rows, places = [[5, 0], [7], [1, 2, 2], [3]], [[6, 1], [4], [0, 5, 3], [2]]
+    out = np.full((8, 2, CAMERAS, HEIGHT, WIDTH, 3), 99, np.uint8)
+    pieces = [_piece(*piece) for piece in zip(paths, rows, places, strict=True)]
+    assert read_pieces(pieces, out) == {}
+    for content, at, to in zip(frames, rows, places, strict=True):
+        for row, place in zip(at, to, strict=True):
+            np.testing.assert_array_equal(out[place], content[row : row + 2])
+    assert (out[7] == 99).all()
+
+
+def test_what_is_damaged_is_said_of_its_piece_and_the_others_are_read(tmp_path: Path) -> None:
+    paths = [_write(tmp_path / f"{number}.frames", "bitplanes") for number in range(4)]
+    for damaged in (paths[0], paths[2]):
+        content = bytearray(damaged.read_bytes())
+        content[-1] ^= 1
+        damaged.write_bytes(content)
+    pieces = [
+        _piece(path, [0, 7], [2 * number, 2 * number + 1]) for number, path in enumerate(paths)
+    ]
+    pieces.append(_piece(paths[1], [8], [8]))
+    pieces.append(_piece(paths[0], [2], [9]))
+    out = np.empty((10, 2, CAMERAS, HEIGHT, WIDTH, 3), np.uint8)
+    faults = read_pieces(pieces, out)
+    assert {number: error.message for number, error in faults.items()} == {
+        0: f"{paths[0]}: row 8 does not match its hash",
+        2: f"{paths[2]}: row 8 does not match its hash",
+        4: f"{paths[1]}: row 9: rows go from 0 to 8",
+    }
+    frames = _frames()
+    for place, row in [(2, 0), (3, 7), (6, 0), (7, 7), (9, 2)]:
+        np.testing.assert_array_equal(out[place], frames[row : row + 2])
 
 
 @pytest.mark.parametrize("rows", [[-1], [9], [0, 2**40]])

@@ -15,7 +15,7 @@ __all__ = ["SUFFIX", "FrameKey", "Recording"]
 
 SUFFIX = ".frames"
 
-_PIXELS_VERSION = 1
+_PIXELS_VERSION = 2
 """Another number where a stored frame is turned into other pixels than before (see resize)."""
 
 
@@ -62,22 +62,22 @@ class FrameKey:
 
     @cached_property
     def place(self) -> str:
-        """First half of the name: the same for every state of the recording."""
-        what = (
-            str(self.recording.identity.path),
-            self.recording.images,
-            self.height,
-            self.width,
-            _PIXELS_VERSION,
-        )
-        return xxhash.xxh3_64_hexdigest(repr(what).encode("utf-8", "surrogateescape"))
+        """First half of the name: the same for every state of the recording, and every size."""
+        path = str(self.recording.identity.path)
+        return xxhash.xxh3_64_hexdigest(path.encode("utf-8", "surrogateescape"))
 
     @cached_property
     def name(self) -> str:
         """Name of the cached file: another one when the recording has changed."""
         source = self.recording.source
-        state = (source.size_bytes, source.modified_ns, source.digest)
-        return f"{self.place}-{xxhash.xxh3_64_hexdigest(repr(state).encode())}{SUFFIX}"
+        what = (
+            (source.size_bytes, source.modified_ns, source.digest),
+            self.recording.images,
+            (self.height, self.width),
+            _PIXELS_VERSION,
+        )
+        state = xxhash.xxh3_64_hexdigest(repr(what).encode("utf-8", "surrogateescape"))
+        return f"{self.place}-{state}{SUFFIX}"
 
     @property
     def raw_record_bytes(self) -> int:
