@@ -41,7 +41,7 @@ def part_to_message(
                 height_px=observations.height,
                 width_px=observations.width,
                 image_bytes=observations.image_bytes.reshape(-1).tolist(),
-                data=bytes(observations.data),
+                data=bytes(observations.read()),
                 current=observations.current.tolist(),
                 next=observations.following.tolist(),
             )

@@ -65,6 +65,13 @@ def test_idle_memory_is_bounded_and_of_the_size_in_use():
     assert other.nbytes == 20
 
 
+def test_memory_starts_at_a_cache_line():
+    buffers = FrameBuffers()
+    held = [buffers.take((size,)) for size in (1, 63, 1000, 5_000_000)]
+    assert [address(frames) % 64 for frames in held] == [0, 0, 0, 0]
+    assert [frames.nbytes for frames in held] == [1, 63, 1000, 5_000_000]
+
+
 def test_memory_comes_from_the_allocator_that_was_given():
     asked = []
 

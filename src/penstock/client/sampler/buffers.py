@@ -22,6 +22,8 @@ Allocate = Callable[[int], NDArray[np.uint8]]
 """Gives so many bytes, ``(n,) uint8``, contiguous and writable; page-locked memory for instance."""
 
 MAX_IDLE = 8
+_ALIGN_BYTES = 64
+"""A cache line: the native library then writes large batches past the caches."""
 
 
 class FrameBuffers:
@@ -70,4 +72,6 @@ class FrameBuffers:
 
 
 def _ordinary(size_bytes: int) -> NDArray[np.uint8]:
-    return np.empty(size_bytes, np.uint8)
+    memory = np.empty(size_bytes + _ALIGN_BYTES - 1, np.uint8)
+    start = -memory.__array_interface__["data"][0] % _ALIGN_BYTES
+    return memory[start : start + size_bytes]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,9 @@ from penstock.batch import Batch
 from penstock.client.errors import translated_errors
 from penstock.client.messages import ACCEPTED_CODECS
 from penstock.client.part_messages import part_into_rows
-from penstock.client.sampler.fleet import Fleet
-from penstock.client.sampler.replica import Connection, Replica, State
-from penstock.client.sampler.routing import Part, next_part, part_rows
-from penstock.client.sampler.threads import DaemonThreads
-from penstock.client.sampler.transfer import TransferStatistics
+from penstock.client.sampler.calls import CALLS_IN_FLIGHT, Call, Fetching
+from penstock.client.sampler.replica import Replica, State
+from penstock.client.sampler.routing import Load, Part, next_part, part_rows
 from penstock.errors import (
     Cancelled,
     Conflict,
@@ -39,64 +37,14 @@ from penstock.errors import (
 )
 from penstock.v1 import sampler_pb2 as pb
 
-__all__ = ["CALLS_IN_FLIGHT", "BatchFetch", "Fetching", "OnLost"]
+__all__ = ["BatchFetch", "OnLost"]
 
 OnLost = Literal["wait", "fail", "skip"]
 """What to do with rows that nobody who answers holds."""
 
-CALLS_IN_FLIGHT = 8
-HEDGE_AFTER_S = 0.5
-GIVE_UP_S = 20.0
-_HEDGE_FACTOR = 8.0
 _BUSY_S = 0.1
 _TICK_S = 0.25
 _MAX_CONFLICTS = 8
-_GAP_WEIGHT = 0.05
-
-
-class Fetching:
-    """What all batches of a client share: threads, bounds, and the usual pace of messages.
-
-    Attributes:
-        calls: Calls in flight, without those that are stalled; guarded by the fleet's lock.
-        gap_s: Usual time between two messages of a call; guarded likewise.
-        hedge_after_s: A call that brings nothing for so long is hedged, at the earliest.
-        give_up_s: A call that brings nothing for so long is cancelled.
-    """
-
-    def __init__(self, fleet: Fleet, transfer: TransferStatistics) -> None:
-        self.fleet, self.transfer = fleet, transfer
-        self.calls = 0
-        self.gap_s = 0.0
-        self.hedge_after_s, self.give_up_s = HEDGE_AFTER_S, GIVE_UP_S
-        self.threads = DaemonThreads("penstock-fetch", 8 * CALLS_IN_FLIGHT)
-
-    @property
-    def patience_s(self) -> float:
-        """How long a call may bring nothing before its rows are asked of another replica too."""
-        return max(self.hedge_after_s, _HEDGE_FACTOR * self.gap_s)
-
-    def note_gap(self, seconds: float) -> None:
-        """Take the time between two messages into the average."""
-        self.gap_s += _GAP_WEIGHT * (seconds - self.gap_s)
-
-
-@dataclass(eq=False)
-class _Call:
-    """One part on its way; guarded by the fleet's lock, but for what its own thread does."""
-
-    replica: Replica
-    connection: Connection
-    version: str
-    rows: NDArray[np.int64]
-    local_ids: NDArray[np.int64]
-    begun: float
-    moved: float
-    brought: int = 0
-    decoding: bool = False
-    stalled: bool = False
-    given_up: bool = False
-    stream: Any = None
 
 
 class BatchFetch:
@@ -106,6 +54,7 @@ class BatchFetch:
         shared: Threads and bounds.
         ids: ``(n,) int64``, ids of the union.
         out: A batch of ``n`` rows, contiguous.
+        rows: ``(n,) bool``: which of them to bring; the others are not touched.
         with_frames: False to bring the columns alone.
         retry_s: Seconds to wait for a holder when there is none that answers.
         on_lost: What to do then: ``wait`` that long, ``fail`` at once, or ``skip`` the rows.
@@ -118,6 +67,7 @@ class BatchFetch:
         ids: NDArray[np.int64],
         out: Batch,
         *,
+        rows: NDArray[np.bool_],
         with_frames: bool = True,
         retry_s: float,
         on_lost: OnLost = "wait",
@@ -132,24 +82,29 @@ class BatchFetch:
         self._retry_s, self._on_lost, self._stopped = retry_s, on_lost, stopped
         self._files = union.files_of(ids)
         count = len(ids)
-        self._claimed = np.zeros(count, np.bool_)
-        self._done = np.zeros(count, np.bool_)
+        self._turn = next(shared.turns)
+        self._claimed, self._done = ~rows, ~rows
         self._skipped = np.zeros(count, np.bool_)
         self._alone = np.zeros(count, np.bool_)
         # How many calls that are not stalled are to bring a row.
         self._asked = np.zeros(count, np.int64)
-        self._in_flight: list[_Call] = []
+        self._in_flight: list[Call] = []
         self._decoding = 0
         self._closed = False
         self._fatal: BaseException | None = None
         self._faults: dict[tuple[Replica, int], PenstockError] = {}
         self._conflicts = 0
         self._lost_since: float | None = None
-        row_bytes = out.frames[0].nbytes if count and with_frames else 0
-        self._part_rows = part_rows(count, row_bytes, CALLS_IN_FLIGHT // 2)
+        # Columns are so small that a second call costs more than it saves.
+        self._part_rows, self._row_bytes = count, 0
+        if count and with_frames:
+            self._row_bytes = out.frames[0].nbytes
+            self._part_rows = part_rows(int(rows.sum()), self._row_bytes, CALLS_IN_FLIGHT // 2)
+        height, width = out.frames.shape[3:5]
+        self._spec = pb.FrameSpec(height_px=height, width_px=width)
 
     def run(self) -> NDArray[np.bool_]:
-        """Bring all rows; returns which are filled, ``(n,) bool``: all, unless rows are skipped.
+        """Bring the rows; returns where none is missing, ``(n,) bool``: false for rows skipped.
 
         Raises:
             Unavailable: No holder of a file answered for ``retry_s`` seconds; names both.
@@ -178,6 +133,9 @@ class BatchFetch:
                 # What has been claimed is being decoded, which takes no longer than its memory.
                 while self._decoding:
                     self._changed.wait()
+                # Errors of calls lead to this object, and some are kept for long: the memory of the
+                # batch must not be kept with them.
+                del self._out
         return self._done
 
     def _wait_s(self, now: float) -> float:
@@ -192,9 +150,9 @@ class BatchFetch:
                 continue
             idle_s = now - call.moved
             if self._claimed[call.rows].all():
-                # Others were faster. A replica that brought nothing at all has to show first that
-                # it is there.
-                if call.stalled:
+                # Others were faster. A replica that still brings nothing has to show first that it
+                # is there.
+                if call.stalled and idle_s > self._shared.patience_s:
                     self._fleet.failed(call.replica, _no_progress(call, idle_s))
                 self._cancel(call)
             elif idle_s > self._shared.give_up_s:
@@ -203,7 +161,7 @@ class BatchFetch:
             elif not call.stalled and idle_s > self._shared.patience_s:
                 self._set_stalled(call)
 
-    def _set_stalled(self, call: _Call) -> None:
+    def _set_stalled(self, call: Call) -> None:
         """Let others be asked for what a call has not brought."""
         call.stalled = True
         call.replica.stalled += 1
@@ -220,8 +178,7 @@ class BatchFetch:
         todo = np.flatnonzero(~self._claimed & ~self._skipped & (self._asked == 0))
         if not len(todo):
             return False
-        replicas = [r for r in self._fleet.replicas if r.holding is not None]
-        loads = [replica.load(now) for replica in replicas]
+        replicas, loads = self._candidates(now)
         if not any(load.free for load in loads):
             return False
         may = self._may(todo, replicas)
@@ -230,6 +187,16 @@ class BatchFetch:
             return False
         self._issue(replicas[part.replica], Part(part.replica, todo[part.rows]).rows, now)
         return True
+
+    def _candidates(self, now: float) -> tuple[list[Replica], list[Load]]:
+        """Replicas and how busy they are; of equals the first one is asked first."""
+        replicas = [r for r in self._fleet.replicas if r.holding is not None]
+        if self._with_frames or not replicas:
+            return replicas, [replica.load(now) for replica in replicas]
+        # All of them bring columns at once, whatever their pace is with frames: they take turns.
+        first = self._turn % len(replicas)
+        replicas = replicas[first:] + replicas[:first]
+        return replicas, [replace(replica.load(now), rows_per_s=0.0) for replica in replicas]
 
     def _may(self, rows: NDArray[np.int64], replicas: list[Replica]) -> NDArray[np.bool_]:
         """Whether each replica may be asked for each row, ``(n, R) bool``."""
@@ -255,7 +222,7 @@ class BatchFetch:
         local = holding.first_local[files] + self._ids[rows] - self._union.first_transition[files]
         if replica.described is not None:
             rows, local = rows[: replica.described.max_ids], local[: replica.described.max_ids]
-        call = _Call(replica, replica.connection, holding.version, rows, local, now, now)
+        call = Call(replica, replica.connection, holding.version, rows, local, now, now)
         self._in_flight.append(call)
         self._asked[rows] += 1
         self._shared.calls += 1
@@ -263,14 +230,13 @@ class BatchFetch:
         call.connection.use()
         self._shared.threads.submit(partial(self._run_call, call))
 
-    def _run_call(self, call: _Call) -> None:
+    def _run_call(self, call: Call) -> None:
         error: BaseException | None = None
         try:
-            height, width = self._out.frames.shape[3:5]
             request = pb.FetchRequest(
                 dataset_version=call.version,
                 transition_ids=call.local_ids.tolist(),
-                frame_spec=pb.FrameSpec(height_px=height, width_px=width),
+                frame_spec=self._spec,
                 accepted_codecs=ACCEPTED_CODECS,
                 without_frames=not self._with_frames,
             )
@@ -296,7 +262,7 @@ class BatchFetch:
             self._changed.notify_all()
         call.connection.leave()
 
-    def _accept(self, call: _Call, part: pb.BatchPart) -> None:
+    def _accept(self, call: Call, part: pb.BatchPart) -> None:
         """Decode a message into the rows that nobody else has brought yet."""
         start, stop = call.brought, call.brought + part.rows
         if part.first_row != start or not start < stop <= len(call.rows):
@@ -318,29 +284,36 @@ class BatchFetch:
                 self._decoding += 1
                 call.decoding = True
         taken = rows[mine]
-        if len(taken):
-            ok = False
-            try:
+        ok = not len(taken)
+        try:
+            if not ok:
                 self._decode(part, rows, ids, mine)
                 ok = True
-            finally:
-                with self._changed:
+        finally:
+            with self._changed:
+                if len(taken):
                     call.decoding = False
                     call.moved = time.monotonic()
                     self._decoding -= 1
-                    if ok:
-                        self._done[taken] = True
-                    else:
-                        self._claimed[taken] = False
-                    if not self._decoding or self._done.all():
-                        self._changed.notify_all()
+                (self._done if ok else self._claimed)[taken] = ok
+                if ok:
+                    self._note_part(call, stop, len(taken), len(part.observations.data))
+                if not self._decoding or self._done.all():
+                    self._changed.notify_all()
+
+    def _note_part(self, call: Call, stop: int, taken: int, wire_bytes: int) -> None:
+        """Take the rows up to ``stop`` into the books, of which ``taken`` were wanted."""
+        late = stop - call.brought - taken
         call.brought = stop
-        row_bytes = self._out.frames.nbytes // max(1, len(self._out)) if self._with_frames else 0
         self._shared.transfer.add_rows(
-            call.replica.name, len(taken), len(part.observations.data), len(taken) * row_bytes
+            call.replica.name, taken, wire_bytes, taken * self._row_bytes
         )
-        if len(taken) < len(rows):
-            self._shared.transfer.add(duplicate_rows=len(rows) - len(taken))
+        if late:
+            self._shared.transfer.add(duplicate_rows=late)
+        if stop == len(call.rows):
+            # Only the end of the stream is missing, for which no batch waits and which nobody cuts
+            # short: the server would take it for a client that went away.
+            self._end(call, None)
 
     def _decode(
         self,
@@ -360,14 +333,17 @@ class BatchFetch:
         for name, values in self._out.columns.items():
             values[rows[mine]] = scratch.columns[name][mine]
 
-    def _cancel(self, call: _Call) -> None:
+    def _cancel(self, call: Call) -> None:
         if not call.given_up:
             call.given_up = True
             if call.stream is not None:
                 call.stream.cancel()
 
-    def _end(self, call: _Call, error: BaseException | None) -> None:
-        """Take a call out of the books, and decide what its error means."""
+    def _end(self, call: Call, error: BaseException | None) -> None:
+        """Take a call out of the books, once, and decide what its error means."""
+        if call.ended:
+            return
+        call.ended = True
         now = time.monotonic()
         self._in_flight.remove(call)
         call.replica.calls -= 1
@@ -376,13 +352,13 @@ class BatchFetch:
         else:
             self._shared.calls -= 1
             self._asked[call.rows] -= 1
-        if call.brought:
+        if call.brought and self._with_frames:
             call.replica.note_rate(call.brought, now - call.begun)
         if error is None or self._closed or call.given_up:
             return
         self._judge(call, error, now)
 
-    def _judge(self, call: _Call, error: BaseException, now: float) -> None:
+    def _judge(self, call: Call, error: BaseException, now: float) -> None:
         transfer, replica = self._shared.transfer, call.replica
         if isinstance(error, Unavailable) and (error.retry_after_s or error.reason == "BUSY"):
             replica.rests_until = now + (error.retry_after_s or _BUSY_S)
@@ -404,7 +380,7 @@ class BatchFetch:
         else:
             self._fatal = error
 
-    def _fault(self, call: _Call, error: PenstockError) -> None:
+    def _fault(self, call: Call, error: PenstockError) -> None:
         """A replica cannot bring a file: others may, and it may bring other files."""
         missing = call.rows[~self._claimed[call.rows]]
         files = np.unique(self._files[missing]).tolist()
@@ -469,5 +445,5 @@ def _is_hoped_for(replica: Replica) -> bool:
     return replica.state is State.ASKING and not replica.asked_again
 
 
-def _no_progress(call: _Call, idle_s: float) -> TimedOut:
+def _no_progress(call: Call, idle_s: float) -> TimedOut:
     return TimedOut(f"{call.replica.name} has sent nothing for {idle_s:.1f} s")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from penstock.allocator import keep_message_memory
 from penstock.backends import SamplerBackend, load_backend
 from penstock.batch import FrameSpec
 from penstock.client.channel import RETRY_S
-from penstock.client.sampler.allocator import keep_message_memory
 from penstock.client.sampler.buffers import Allocate, FrameBuffers
 from penstock.client.sampler.client import SamplerClient
 from penstock.client.sampler.fetching import OnLost
@@ -23,6 +23,7 @@ def open_sampler(
     retry_s: float = RETRY_S,
     on_lost: OnLost = "wait",
     allocate: Allocate | None = None,
+    local: bool = True,
 ) -> SamplerClient:
     """Open a dataset.
 
@@ -40,6 +41,9 @@ def open_sampler(
         allocate: Where the memory of frames comes from, page-locked for instance, and where it
             goes back to when nobody looks at a batch any more; None for ordinary memory, which is
             kept for the next batches.
+        local: Read frames that a replica on this machine has cached from there, through file
+            descriptors that it hands out over a unix socket; the bytes are the same, and only the
+            rest comes over gRPC (``transfer.local_bytes`` counts them). False never does.
 
     Raises:
         Unavailable: Nobody answered in that time.
@@ -52,7 +56,7 @@ def open_sampler(
         backend: SamplerBackend = load_backend("sampler", parsed)
     else:
         keep_message_memory()
-        backend = RemoteSampler(parsed, transfer, retry_s, on_lost)
+        backend = RemoteSampler(parsed, transfer, retry_s, on_lost, local=local)
     try:
         return SamplerClient(backend, spec, transfer, _buffers(allocate))
     except BaseException:

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.batch import Batch, FrameSpec
-from penstock.client.sampler.fetching import BatchFetch, Fetching, OnLost
+from penstock.client.sampler.calls import Fetching
+from penstock.client.sampler.fetching import BatchFetch, OnLost
 from penstock.client.sampler.fleet import Fleet
+from penstock.client.sampler.local import LocalFrames
+from penstock.client.sampler.local_reading import LocalReader
 from penstock.client.sampler.transfer import TransferStatistics
 from penstock.client.sampler.weights import fetch_weights
 from penstock.dataset import DatasetInfo, EpisodeTable
@@ -33,6 +36,8 @@ class RemoteSampler:
         transfer: Where what comes over the wire is counted.
         retry_s: Seconds to wait for a replica that is needed and away.
         on_lost: What to do when it stays away.
+        fleet: The replicas; None finds those of the target.
+        local: Whether frames that replicas of this machine have cached are read from there.
     """
 
     def __init__(
@@ -42,12 +47,15 @@ class RemoteSampler:
         retry_s: float,
         on_lost: OnLost = "wait",
         fleet: Fleet | None = None,
+        *,
+        local: bool = True,
     ) -> None:
         self._retry_s = retry_s
         self._on_lost: OnLost = on_lost
         self._fleet = fleet or Fleet(target)
         self._fleet.on_retry = lambda: transfer.add(retries=1)
         self._fetching = Fetching(self._fleet, transfer)
+        self._local = LocalReader(LocalFrames(self._fleet, transfer), transfer) if local else None
         self._process = os.getpid()
 
     @property
@@ -116,10 +124,34 @@ class RemoteSampler:
                 field="out",
             )
         out.transition_ids[:] = ids
+        everything = np.ones(len(ids), np.bool_)
+        if self._local is None:
+            return self._fetch(ids, out, everything, stopped)
+        reading = self._local.start(union, ids, out)
+        try:
+            # Frames that are read here lack their columns, the other rows lack both.
+            filled = self._fetch(ids, out, reading.rows, stopped, with_frames=False)
+            filled &= self._fetch(ids, out, ~reading.rows, stopped)
+        finally:
+            damaged = self._local.finish(reading)
+        return filled & self._fetch(ids, out, damaged, stopped)
+
+    def _fetch(
+        self,
+        ids: NDArray[np.int64],
+        out: Batch,
+        rows: NDArray[np.bool_],
+        stopped: Callable[[], bool],
+        *,
+        with_frames: bool = True,
+    ) -> NDArray[np.bool_]:
+        """Fetch some rows over gRPC; false where one of them was skipped, ``(n,) bool``."""
         return BatchFetch(
             self._fetching,
             ids,
             out,
+            rows=rows,
+            with_frames=with_frames,
             retry_s=self._retry_s,
             on_lost=self._on_lost,
             stopped=stopped,
@@ -128,6 +160,8 @@ class RemoteSampler:
     def close(self) -> None:
         """Close all connections."""
         self._fleet.close()
+        if self._local is not None:
+            self._local.close()
         self._fetching.threads.close(_CLOSE_S)
 
     def _union(self) -> Union:

@@ -35,7 +35,8 @@ class TransferStatistics:
         hedges: Parts that were asked for a second time because the first answer was slow.
         duplicate_rows: Rows that came twice and were thrown away.
         skipped_rows: Rows that nobody holds any more and batches go without.
-        local_faults: Cached files of the same machine that could not be used.
+        local_faults: Times that a cached file of the same machine, or the socket that hands it out,
+            could not be used; its rows came over the wire.
         wait_s: Seconds a consumer waited for batches: starvation.
         loop_s: Seconds between the first and the last batch given out, with all waiting.
         replicas: By address.
