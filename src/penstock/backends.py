@@ -93,6 +93,20 @@ class ReplicaBackend(SamplerBackend, Protocol):
         """
         ...
 
+    def cached_observations(
+        self, ids: NDArray[np.int64], spec: FrameSpec, accepted: tuple[str, ...]
+    ) -> Observations | None:
+        """The same where all of it is cached, by one codec that is accepted; else None.
+
+        Nothing but sizes is in memory: the data is read when its turn comes, and raises Corrupt
+        when it turns out to be damaged; asked again, :meth:`read_observations` gives it from its
+        source.
+
+        Raises:
+            InvalidInput: An id is out of range.
+        """
+        ...
+
     def cached_frames(self, file_id: str, spec: FrameSpec) -> int | None:
         """A descriptor of the cached frames of a file, which the caller closes; None without.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,19 @@ from numpy.typing import NDArray
 from penstock.codecs import decode_images
 from penstock.errors import Corrupt
 
-__all__ = ["Observations", "decode_observations"]
+__all__ = ["Observations", "Unread", "decode_observations"]
+
+
+class Unread(Protocol):
+    """Encoded images that lie somewhere else until they are wanted."""
+
+    def __len__(self) -> int:
+        """Their size in bytes."""
+        ...
+
+    def read_into(self, begin: int, into: memoryview) -> None:
+        """Read whole images from byte ``begin`` on, as many as ``into`` has room for."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Observations:
     height: int
     width: int
     image_bytes: NDArray[np.uint32]
-    data: bytes | memoryview
+    data: bytes | memoryview | Unread
     current: NDArray[np.int64]
     following: NDArray[np.int64]
 
@@ -43,6 +56,21 @@ class Observations:
     def raw_bytes(self) -> int:
         """Size of all images after decoding."""
         return int(self.image_bytes.size) * self.height * self.width * 3
+
+    def read_into(self, begin: int, into: memoryview) -> None:
+        """Put whole images from byte ``begin`` of the data on into memory of just their size."""
+        if isinstance(self.data, (bytes, memoryview)):
+            into[:] = self.data[begin : begin + len(into)]
+        else:
+            self.data.read_into(begin, into)
+
+    def read(self) -> memoryview:
+        """All of the data."""
+        if isinstance(self.data, (bytes, memoryview)):
+            return memoryview(self.data)
+        data = memoryview(bytearray(len(self.data)))
+        self.data.read_into(0, data)
+        return data
 
     def check(self) -> None:
         """Hold what came from a wire to its own word.
@@ -85,7 +113,7 @@ def decode_observations(
         place = np.stack([2 * rows, 2 * rows + 1], axis=1).reshape(-1)
     used, first_shown = np.unique(shown, return_index=True)
     first = place[first_shown]
-    sizes, data = observations.image_bytes, memoryview(observations.data)
+    sizes, data = observations.image_bytes, observations.read()
     ends = np.cumsum(sizes.sum(axis=1, dtype=np.int64))
     # A run: neighbours in the data that are neighbours in the batch as well.
     breaks = np.flatnonzero((np.diff(used) != 1) | (np.diff(first) != 1)) + 1

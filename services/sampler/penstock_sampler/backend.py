@@ -50,6 +50,7 @@ def open_backend(target: Target, settings: DataSettings | None = None) -> Hdf5Ba
         settings.data_options(),
         settings.spool_dir,
         folder / _INDEX_FOLDER if folder else None,
+        settings.max_open_files,
     )
     files = OpenFiles(settings.max_open_files)
     weights = WeightStore(
@@ -140,6 +141,18 @@ class Hdf5Backend:
             DataFault: A file cannot be read any more; the message names it.
         """
         return self._frames.observations(self._wanted(self._index.locate(ids), spec), accepted)
+
+    def cached_observations(
+        self, ids: NDArray[np.int64], spec: FrameSpec, accepted: tuple[str, ...]
+    ) -> Observations | None:
+        """The same where all of it is cached, read when its turn comes; else None.
+
+        Raises:
+            InvalidInput: An id is out of range.
+        """
+        return self._frames.cached_observations(
+            self._wanted(self._index.locate(ids), spec), accepted
+        )
 
     def cached_frames(self, file_id: str, spec: FrameSpec) -> int | None:
         """A descriptor of the cached frames of a file, which the caller closes; None without.

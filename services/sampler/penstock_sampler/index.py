@@ -126,6 +126,7 @@ def build_index(
     options: DataOptions,
     spool_dir: Path | None = None,
     index_dir: Path | None = None,
+    max_open: int = 64,
 ) -> DatasetIndex:
     """Scan all files.
 
@@ -134,12 +135,13 @@ def build_index(
         options: Cameras and image order.
         spool_dir: Folder of the temporary file for scalars; None for the system's.
         index_dir: Folder where what is found out stays for the next time; None forgets it.
+        max_open: Files of that folder that are open at a time.
 
     Raises:
         DataFault: No file can be served; names the first reasons.
         LimitExceeded: There is no room for the temporary file.
     """
-    records = RecordStore(options, spool_dir, _open_entries(index_dir, options))
+    records = RecordStore(options, spool_dir, _open_entries(index_dir, options), max_open)
     try:
         return _build(found, records)
     except BaseException:

@@ -41,7 +41,7 @@ TRANSITIONS = Counter("penstock_sampler_transitions_total", "Transitions sent.")
 RAW_BYTES = Counter("penstock_sampler_raw_bytes_total", "Bytes of frames before encoding.")
 SENT_BYTES = Counter("penstock_sampler_sent_bytes_total", "Bytes of frames as sent.", ["codec"])
 READ_SECONDS = Histogram(
-    "penstock_sampler_read_seconds", "Getting one group of encoded observations."
+    "penstock_sampler_read_seconds", "Getting the encoded observations of a message or a group."
 )
 FETCH_SECONDS = Histogram(
     "penstock_sampler_fetch_seconds",

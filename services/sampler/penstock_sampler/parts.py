@@ -1,6 +1,6 @@
 """Cuts encoded observations into the parts of an answer: about one message's worth each.
 
-Nothing is copied here: a part names slices of what was read.
+Nothing is copied or read here: a part names ranges of the data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CutPart:
         start: First row.
         stop: Row after the last one.
         image_bytes: ``(N, C) uint32``: encoded sizes, every observation of these rows once.
-        pieces: The encoded images, back to back over all pieces.
+        ranges: First byte and byte after the last one of each piece of the data that it needs.
         size_bytes: Of all pieces together.
         current: ``(rows,) int64`` into ``image_bytes``.
         following: ``(rows,) int64``, likewise.
@@ -33,7 +33,7 @@ class CutPart:
     start: int
     stop: int
     image_bytes: NDArray[np.uint32]
-    pieces: list[memoryview]
+    ranges: list[tuple[int, int]]
     size_bytes: int
     current: NDArray[np.int64]
     following: NDArray[np.int64]
@@ -47,7 +47,6 @@ def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
     sizes = read.image_bytes.sum(axis=1, dtype=np.int64)
     ends = np.cumsum(sizes)
     starts = ends - sizes
-    data = memoryview(read.data)
     for start, stop in _rows(read, sizes.tolist(), part_bytes):
         shown = np.concatenate([read.current[start:stop], read.following[start:stop]])
         used, places = np.unique(shown, return_inverse=True)
@@ -55,16 +54,13 @@ def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
         breaks = np.flatnonzero(np.diff(used) != 1) + 1
         firsts = used[np.concatenate([[0], breaks])]
         lasts = used[np.concatenate([breaks - 1, [len(used) - 1]])]
-        pieces = [
-            data[begin:end]
-            for begin, end in zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True)
-        ]
+        ranges = list(zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True))
         rows = stop - start
         yield CutPart(
             start,
             stop,
             read.image_bytes[used],
-            pieces,
+            ranges,
             int(sizes[used].sum()),
             places[:rows],
             places[rows:],

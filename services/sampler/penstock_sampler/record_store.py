@@ -30,7 +30,7 @@ __all__ = ["RecordStore"]
 
 log = logging.getLogger(__name__)
 
-_OPEN_ENTRIES = 64
+_MOST_OPEN = 64
 _MOST_REPAIRS = 2
 """In one read: an entry that another process has written since may be damaged in its turn."""
 
@@ -49,6 +49,7 @@ class RecordStore:
         options: How files are read.
         spool_dir: Folder of the temporary file; None for the system's.
         entries: Where what was found out stays; None forgets it with the process.
+        max_open: Entries that are open at a time, at most 64.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class RecordStore:
         options: DataOptions,
         spool_dir: Path | None = None,
         entries: IndexStore | None = None,
+        max_open: int = _MOST_OPEN,
     ) -> None:
         self._options, self._spool_dir, self._entries = options, spool_dir, entries
         self._spools: list[Spool] = []
         self._spool: Spool | None = None
-        self._files = OpenFiles(_OPEN_ENTRIES)
+        self._files = OpenFiles(min(max_open, _MOST_OPEN))
         self._places: dict[Path, RecordPlace] = {}
         self._served: list[tuple[Path, bytes]] = []
         self._reader: RecordReader | None = None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from penstock.allocator import keep_message_memory
 from penstock.errors import DataFault, NotFound, Unavailable
 from penstock.server import configure_logging, serve
 from penstock.targets import Target
@@ -23,6 +24,9 @@ from penstock_sampler.workers import serve_workers
 __all__ = ["serve_process", "serve_sampler"]
 
 log = structlog.get_logger(__name__)
+
+_KEPT_BYTES = 64 << 20
+"""Free memory that the allocator keeps for the next messages: a few streams' worth."""
 
 
 def serve_sampler(settings: SamplerSettings) -> None:
@@ -51,6 +55,7 @@ def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | No
     """
     shared_port = settings.process_count > 1
     configure_logging(settings.log_level, settings.log_format, pid=shared_port)
+    keep_message_memory(_KEPT_BYTES)
     target = Target.parse(settings.data)
     served = ServedVersions(lambda: open_backend(target, settings))
     with contextlib.ExitStack() as stack:

@@ -43,7 +43,10 @@ class DataSettings(Settings):
         "between, for example priority,advantage; every file must have them.",
     )
     max_open_files: int = Field(
-        128, ge=1, description="HDF5 files that are open at a time, one descriptor each."
+        128,
+        ge=1,
+        description="HDF5 files that are open at a time, one descriptor each, and up to as many of "
+        "what is known about them.",
     )
     io_threads: int = Field(
         default_factory=default_io_threads,

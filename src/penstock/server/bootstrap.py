@@ -31,6 +31,8 @@ Register = Callable[[grpc.Server], Sequence[str]]
 MAX_MESSAGE_BYTES = 64 << 20
 """Bounds what one message may allocate; services send about 1 MiB at a time."""
 
+_SIGNAL_LOOK_S = 0.5
+
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -155,7 +157,10 @@ def serve(
     if on_serving is not None:
         on_serving()
     with contextlib.suppress(KeyboardInterrupt):
-        asked.wait()
+        # Not for ever: a signal may reach another thread (after a SIGCONT it often does), and then
+        # only the end of this wait lets its handler run.
+        while not asked.wait(_SIGNAL_LOOK_S):
+            pass
     if on_drain is not None:
         on_drain()
     running.stop()

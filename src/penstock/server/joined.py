@@ -1,14 +1,15 @@
-"""Serialises a message around large data that is copied only once.
+"""Serialises a message around large data that is written right where it goes.
 
 ``SerializeToString`` copies a ``bytes`` field when it is set and again when it is written. A batch
-is nothing but such fields, so the few tags around them are written here and everything is joined
-at once. What comes out is the protobuf encoding of the same message: nested messages may come last,
-as may any field.
+is nothing but such fields, so the few tags around them are written here, and the data is read into
+the message itself. What comes out is the protobuf encoding of the same message: nested messages may
+come last, as may any field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -21,22 +22,39 @@ _SEVEN_BITS = 0x7F
 _MORE = 0x80
 
 
-def joined(layers: Sequence[tuple[Message, int]], data: Sequence[bytes | memoryview]) -> bytes:
-    """Serialise nested messages whose innermost last field is ``data``.
+def joined(
+    layers: Sequence[tuple[Message, int]], size_bytes: int, fill: Callable[[memoryview], None]
+) -> bytes:
+    """Serialise nested messages whose innermost last field is data.
 
     Args:
         layers: From the outermost to the innermost message, each without the field that follows,
             with the number of that field: of the next message, and of the data at the end.
-        data: Pieces of the ``bytes`` field; none of them is kept.
+        size_bytes: Of the data.
+        fill: Writes all of the data into memory of that size, which it must not keep.
     """
-    size = sum(len(piece) for piece in data)
     heads: list[bytes] = []
+    rest = size_bytes
     for message, number in reversed(layers):
         head = message.SerializeToString() + _varint(number << 3 | _LENGTH_DELIMITED)
-        head += _varint(size)
+        head += _varint(rest)
         heads.append(head)
-        size += len(head)
-    return b"".join([*reversed(heads), *data])
+        rest += len(head)
+    start = b"".join(reversed(heads))
+    whole = _new_bytes(None, len(start) + size_bytes)
+    memory = (ctypes.c_ubyte * len(whole)).from_address(_address(whole))
+    view = memoryview(memory).cast("B")
+    view[: len(start)] = start
+    fill(view[len(start) :])
+    return whole
+
+
+# Python's own way to make a bytes object and write its contents afterwards, as long as nobody else
+# has seen it: one copy of each message less.
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.restype, _new_bytes.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
+_address = ctypes.pythonapi.PyBytes_AsString
+_address.restype, _address.argtypes = ctypes.c_void_p, (ctypes.py_object,)
 
 
 def _varint(value: int) -> bytes:

@@ -278,7 +278,8 @@ def test_descriptors_stay_bounded_over_300_files(tmp_path: Path, open_folder: Op
     backend = open_folder(max_open_files=10)
     for start in range(0, 600, 60):
         _read(backend, np.arange(start, start + 60))
-        assert _open_descriptors() - before <= 12
+        # Ten recordings, ten of what is known about them, and two to spare.
+        assert _open_descriptors() - before <= 22
     assert len(backend.info().files) == 300
 
 

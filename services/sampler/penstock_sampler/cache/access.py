@@ -5,18 +5,20 @@ Both give the same pixels, so a batch may mix them.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.codecs import choose_codec, decode_images, encode_images
 from penstock.errors import Corrupt
-from penstock.frame_file import FrameFile
+from penstock.frame_file import DamagedFile, EncodedRecords, FrameFile
 from penstock.observations import Observations
 from penstock_sampler.cache.frames import FrameCache
 from penstock_sampler.cache.key import FrameKey, Recording
@@ -69,6 +71,25 @@ class _Part:
     codec: str
     data: bytes
     image_bytes: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class _CachedData:
+    """Encoded images that are read from cached files; a damaged one is dropped."""
+
+    records: EncodedRecords
+    keys: dict[FrameFile, FrameKey]
+    damaged: Callable[[FrameKey, FrameFile, Corrupt], None]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read_into(self, begin: int, into: memoryview) -> None:
+        try:
+            self.records.read_into(begin, into)
+        except DamagedFile as error:
+            self.damaged(self.keys[error.file], error.file, error)
+            raise
 
 
 class FrameAccess:
@@ -131,6 +152,7 @@ class FrameAccess:
             self._read_fresh(fresh, wanted, out)
         finally:
             # Nobody may write to ``out`` any more when this returns.
+            wait(tasks)
             failed = [piece for task in tasks for piece in task.result()]
         self._read_fresh([piece.places for piece in failed], wanted, out)
         misses = sum(map(len, fresh)) + sum(len(piece.places) for piece in failed)
@@ -145,14 +167,8 @@ class FrameAccess:
         Raises:
             DataFault: A file is not cached and cannot be read any more; names it.
         """
-        shown = [
-            *zip(wanted.file.tolist(), wanted.row.tolist(), strict=True),
-            *zip(wanted.file.tolist(), wanted.next_row.tolist(), strict=True),
-        ]
-        distinct = sorted(set(shown))
+        distinct, current, following = _shown(wanted)
         parts, fresh = self._encoded(distinct, wanted)
-        number = {observation: place for place, observation in enumerate(distinct)}
-        places = np.array([number[observation] for observation in shown], np.int64)
         counts = Counter[str]()
         for part in parts:
             if part.codec in accepted:
@@ -172,8 +188,43 @@ class FrameAccess:
             wanted.width,
             sizes[0] if len(sizes) == 1 else np.concatenate(sizes),
             parts[0].data if len(parts) == 1 else b"".join(part.data for part in parts),
-            places[: len(wanted.row)],
-            places[len(wanted.row) :],
+            current,
+            following,
+        )
+
+    def cached_observations(self, wanted: Wanted, accepted: tuple[str, ...]) -> Observations | None:
+        """The same where all is cached by one codec that is accepted; else None.
+
+        Only sizes are read now. The data raises Corrupt when it is read and is damaged.
+        """
+        distinct, current, following = _shown(wanted)
+        records, keys = EncodedRecords(), dict[FrameFile, FrameKey]()
+        codecs = set[str]()
+        for number, group in itertools.groupby(distinct, key=itemgetter(0)):
+            key = self.key(number, wanted.height, wanted.width)
+            file = self._find(key)
+            if file is None:
+                return None
+            keys[file] = key
+            codecs.add(file.header.codec)
+            if len(codecs) > 1 or not codecs <= set(accepted):
+                return None
+            try:
+                records.add(file, [row for _, row in group])
+            except DamagedFile as error:
+                self._damaged(key, file, error)
+                return None
+        if not codecs:
+            return None
+        self._count(len(distinct), 0)
+        return Observations(
+            codecs.pop(),
+            wanted.height,
+            wanted.width,
+            records.image_bytes,
+            _CachedData(records, keys, self._damaged),
+            current,
+            following,
         )
 
     def descriptor(self, file: int, height: int, width: int) -> int | None:
@@ -348,3 +399,15 @@ class FrameAccess:
     def _count(self, hits: int, misses: int) -> None:
         if self._cache is not None:
             self._cache.count(hits, misses)
+
+
+def _shown(
+    wanted: Wanted,
+) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
+    """Every observation once, by file and row, and which of them each transition shows."""
+    shown = np.concatenate([wanted.row, wanted.next_row])
+    keys = np.tile(wanted.file.astype(np.int64), 2) << 32 | shown  # a file has less than 2^31 rows
+    distinct, places = np.unique(keys, return_inverse=True)
+    pairs = zip((distinct >> 32).tolist(), (distinct & 0xFFFFFFFF).tolist(), strict=True)
+    places = places.reshape(-1).astype(np.int64)
+    return list(pairs), places[: len(wanted.row)], places[len(wanted.row) :]

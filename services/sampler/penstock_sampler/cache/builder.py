@@ -23,8 +23,10 @@ __all__ = ["FrameBuilder"]
 log = logging.getLogger(__name__)
 
 _LONGEST_QUEUE = 4096
-_RETRY_S = {Outcome.ELSEWHERE: 2.0, Outcome.NO_ROOM: 60.0}
+_RETRY_S = {Outcome.ELSEWHERE: 2.0, Outcome.THERE: 2.0, Outcome.NO_ROOM: 60.0}
 _FAULT_RETRY_S = 60.0
+_DISK_RETRY_S = 600.0
+"""Longer: the whole recording may have been read before the disk turned out to be full."""
 _NICENESS = 10
 
 
@@ -93,19 +95,26 @@ class FrameBuilder:
         while True:
             with self._changed:
                 if not self._queue:
-                    self._threads.discard(threading.current_thread())
-                    self._changed.notify_all()
+                    self._leave()
                     return
                 name, key = self._queue.popitem(last=False)
                 self._building.add(name)
-            retry_s = _FAULT_RETRY_S
+            retry_s, alive = _FAULT_RETRY_S, False
             try:
                 retry_s = self._try(key)
+                alive = True
             finally:
                 with self._changed:
                     self._building.discard(name)
-                    self._not_before[name] = time.monotonic() + retry_s
+                    if retry_s:
+                        self._not_before[name] = time.monotonic() + retry_s
+                    if not alive:  # its traceback is shown; the next request starts another thread
+                        self._leave()
                     self._changed.notify_all()
+
+    def _leave(self) -> None:
+        self._threads.discard(threading.current_thread())
+        self._changed.notify_all()
 
     def _try(self, key: FrameKey) -> float:
         """Build one file and say what is worth saying; returns when it may be asked for again."""
@@ -118,7 +127,7 @@ class FrameBuilder:
         except (OSError, PenstockError) as error:
             what = "the disk is full" if is_disk_full(error) else str(error)
             self._say("disk", f"{path} and what follows is not cached, but read on the fly: {what}")
-            return _FAULT_RETRY_S
+            return _DISK_RETRY_S
         if outcome is Outcome.NO_ROOM:
             self._say(
                 "room",

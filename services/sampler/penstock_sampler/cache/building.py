@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -20,6 +21,8 @@ from penstock_sampler.frames import FrameReader, FrameRequest
 __all__ = ["Outcome", "build_frames"]
 
 _BLOCK_BYTES = 8 << 20
+_STORED_BYTES = 64 << 20
+"""What is read for a block at most: how soon building stops, where images become much smaller."""
 _PROBED_ROWS = 8
 _MARGIN = 1.05
 
@@ -44,7 +47,7 @@ def build_frames(
     stop: threading.Event | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Build one file; memory is bounded by a block of 8 MiB, or one observation.
+    """Build one file; memory is bounded by a block of 8 MiB, or a few observations.
 
     Args:
         key: Which frames.
@@ -66,44 +69,78 @@ def build_frames(
     if not key.recording.observations or not key.recording.images:
         return Outcome.THERE
     probe = _probe(key, reader)
+    # The recording was just read as the key says, so what says otherwise can make room.
+    store.drop_stale(key)
     images = probe.reshape(-1, *probe.shape[2:])
     if codec == "auto":
         codec = choose_codec(images, IMAGE_CODECS)
     header = key.header(codec)
     mean_bytes = len(encode_images(codec, images)[0]) / len(probe)
-    index_bytes = header.data_offset(header.reserve())
-    size_bytes = index_bytes + int(mean_bytes * key.recording.observations * _MARGIN)
+    size_bytes = _index_bytes(header) + int(mean_bytes * header.observations * _MARGIN)
     with store.room(key, size_bytes) as there_is:
         if not there_is:
             return Outcome.NO_ROOM
-        return _write(key, store, reader, header, stop, progress)
+        return _Build(key, store, reader, header, size_bytes, stop, progress).run()
 
 
-def _write(
-    key: FrameKey,
-    store: FrameStore,
-    reader: FrameReader,
-    header: FrameHeader,
-    stop: threading.Event | None,
-    progress: Callable[[int], None] | None,
-) -> Outcome:
-    path = store.folder / key.name
-    try:
-        writer = FrameFileWriter(path, header)
-    except Conflict:
-        return Outcome.ELSEWHERE
-    with writer:
-        # Another process may have finished it between our look and our lock.
-        if path.exists():
-            return Outcome.THERE
-        if not _fill(writer, key, reader, header, stop, progress):
-            return Outcome.STOPPED
-        # Frames of a file that changed while it was read must not go by the name of the old one.
-        _require_unchanged(key.recording.identity)
-        writer.commit()
-    store.expect(key)
-    store.drop_stale(key)
-    return Outcome.BUILT
+@dataclass
+class _Build:
+    """One file that is being written; ``room_bytes`` is what was made room for."""
+
+    key: FrameKey
+    store: FrameStore
+    reader: FrameReader
+    header: FrameHeader
+    room_bytes: int
+    stop: threading.Event | None
+    progress: Callable[[int], None] | None
+
+    def run(self) -> Outcome:
+        path = self.store.folder / self.key.name
+        try:
+            writer = FrameFileWriter(path, self.header)
+        except Conflict:
+            return Outcome.ELSEWHERE
+        with writer:
+            # Another process may have finished it between our look and our lock.
+            if path.exists():
+                return Outcome.THERE
+            unfinished = self._fill(writer)
+            if unfinished is not None:
+                return unfinished
+            # Frames of a file that changed while it was read must not go by the name of the old
+            # one.
+            _require_unchanged(self.key.recording.identity)
+            writer.commit()
+        self.store.expect(self.key)
+        return Outcome.BUILT
+
+    def _fill(self, writer: FrameFileWriter) -> Outcome | None:
+        """Add all observations; says why if it did not come to that."""
+        recording, header = self.key.recording, self.header
+        total = recording.observations
+        stored_bytes = sum(image.frame_bytes for image in recording.images)
+        index_bytes = _index_bytes(header)
+        rows = min(_BLOCK_BYTES // header.raw_record_bytes, _STORED_BYTES // stored_bytes, total)
+        shape = (len(recording.images), *header.image_shape)
+        block = np.empty((max(1, rows), *shape), np.uint8)
+        for start in range(0, total, len(block)):
+            if self.stop is not None and self.stop.is_set():
+                return Outcome.STOPPED
+            frames = block[: total - start]
+            end = start + len(frames)
+            self.reader.read_block(recording.identity, recording.images, start, end, frames)
+            data, image_bytes = encode_images(header.codec, frames.reshape(-1, *shape[1:]))
+            writer.append(data, image_bytes.reshape(len(frames), -1))
+            if self.progress is not None:
+                self.progress(len(frames))
+            if writer.size_bytes > self.room_bytes:
+                # The probed frames were smaller than most; the limit holds nevertheless.
+                data_bytes = (writer.size_bytes - index_bytes) * total // end
+                self.room_bytes = index_bytes + data_bytes
+                if not self.store.enlarge(self.key, self.room_bytes):
+                    return Outcome.NO_ROOM
+        return None
 
 
 def _require_unchanged(identity: FileIdentity) -> None:
@@ -115,29 +152,9 @@ def _require_unchanged(identity: FileIdentity) -> None:
         )
 
 
-def _fill(
-    writer: FrameFileWriter,
-    key: FrameKey,
-    reader: FrameReader,
-    header: FrameHeader,
-    stop: threading.Event | None,
-    progress: Callable[[int], None] | None,
-) -> bool:
-    recording = key.recording
-    total, record_bytes = recording.observations, header.raw_record_bytes
-    rows = max(1, min(_BLOCK_BYTES // record_bytes, total))
-    shape = (len(recording.images), key.height, key.width, 3)
-    block = np.empty((rows, *shape), np.uint8)
-    for start in range(0, total, rows):
-        if stop is not None and stop.is_set():
-            return False
-        frames = block[: min(rows, total - start)]
-        reader.read_block(recording.identity, recording.images, start, start + len(frames), frames)
-        data, image_bytes = encode_images(header.codec, frames.reshape(-1, *shape[1:]))
-        writer.append(data, image_bytes.reshape(len(frames), -1))
-        if progress is not None:
-            progress(len(frames))
-    return True
+def _index_bytes(header: FrameHeader) -> int:
+    """What a file takes besides its records."""
+    return header.data_offset(header.reserve())
 
 
 def _probe(key: FrameKey, reader: FrameReader) -> NDArray[np.uint8]:

@@ -47,7 +47,7 @@ def warm(
     TARGET is a file:// target, a path, a folder or a pattern. Training and serving use the frames
     from then on, and also those of a run of this command that is not finished. What is cached
     already is passed over, so the command can be interrupted and given again. The exit status is
-    1 when a file could not be cached.
+    1 when a file is refused or could not be cached.
 
     \b
     Examples:
@@ -68,8 +68,9 @@ def warm(
     try:
         warming = backend.warm(jobs, FrameSpec(*(image_size or (0, 0))))
         report = show_progress(console, warming)
-        show_report(console, report, backend.cache_status())
+        refused = len(backend.info().refused)
+        show_report(console, report, backend.cache_status(), refused)
     finally:
         backend.close()
-    if not report.complete:
+    if refused or not report.complete:
         raise SystemExit(1)

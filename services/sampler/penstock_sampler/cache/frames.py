@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from penstock.errors import Corrupt
 from penstock.frame_file import FrameFile
+from penstock_sampler import metrics
 from penstock_sampler.cache.builder import FrameBuilder
 from penstock_sampler.cache.building import Outcome, build_frames
 from penstock_sampler.cache.key import FrameKey
@@ -64,6 +65,8 @@ class FrameCache:
         with self._counting:
             self._hits += hits
             self._misses += misses
+        metrics.CACHE_HITS.inc(hits)
+        metrics.CACHE_MISSES.inc(misses)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until nothing is left to build; False when that takes longer."""

@@ -7,9 +7,10 @@ half of one; a file that is removed stays readable for those who have it open.
 from __future__ import annotations
 
 import logging
-import os
+import math
 import resource
 import shutil
+import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -20,7 +21,9 @@ from pathlib import Path
 
 from penstock.errors import Corrupt, NotFound
 from penstock.frame_file import FrameFile, remove_unfinished
+from penstock_sampler import metrics
 from penstock_sampler.cache.key import SUFFIX, FrameKey
+from penstock_sampler.cache.room import Room, entries_of
 from penstock_sampler.forking import reset_after_fork
 
 __all__ = ["FrameStore"]
@@ -30,9 +33,8 @@ log = logging.getLogger(__name__)
 _TOUCH_S = 60.0
 _LOOK_AGAIN_S = 2.0
 _IN_USE_S = 600.0
-_SPARE_SHARE = 0.02
 _MOST_OPEN = 2048
-_UNFINISHED = ".part"
+_MOST_ABSENT = 1 << 16
 
 
 @dataclass
@@ -44,9 +46,8 @@ class _Open:
 class FrameStore:
     """Cached files of one folder; safe to use from several threads.
 
-    A file that was used in the last ten minutes, by whichever process, is not evicted: data that
-    is larger than the limit would otherwise be built and evicted in turn for ever. What finds no
-    room is read on the fly.
+    A file that was used in the last ten minutes, by whichever process, is not evicted (see
+    :class:`Room`). What finds no room is read on the fly.
 
     Args:
         folder: Made if it is not there.
@@ -63,13 +64,16 @@ class FrameStore:
         folder.mkdir(parents=True, exist_ok=True)
         for unfinished in remove_unfinished(folder):
             log.info("%s: removed, its writer did not finish it", unfinished)
-        _try_writing(folder)
-        self.size_bytes = sum(entry.size_bytes for entry in self._entries())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        self.size_bytes = sum(entry.size_bytes for entry in entries_of(folder))
         self.limit_bytes = limit_bytes or self.size_bytes + shutil.disk_usage(folder).free // 2
         self.rebuilds, self.evictions = 0, 0
         self._most_open = min(_MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self.reset()
         reset_after_fork(self)
+        with self._lock:
+            self._room.shrink()
         log.info(
             "frame cache %s: %d MB are there, %d MB allowed%s",
             folder,
@@ -83,7 +87,7 @@ class FrameStore:
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._absent: dict[str, float] = {}
-        self._reserved: dict[str, int] = {}
+        self._room = Room(self.folder, self.limit_bytes, self._in_use_s, self._evict)
 
     def find(self, key: FrameKey) -> FrameFile | None:
         """The cached frames, if they are there and sound."""
@@ -124,40 +128,30 @@ class FrameStore:
             entry = self._open.get(key.name)
             if entry is not None and entry.file is file:
                 del self._open[key.name]
-            if file is not None and not file.is_at(path):
-                return
-            self._remove(path)
-            self.rebuilds += 1
-        log.warning(
-            "%s: dropped (%s); frames are read from %s until it is built again",
-            path,
-            why,
-            key.recording.identity.path,
-        )
+            if file is None or file.is_at(path):
+                source = key.recording.identity.path
+                self._drop(path, f"{why}; frames are read from {source} until it is built again")
 
     def drop_stale(self, key: FrameKey) -> None:
-        """Remove what was built from another state of the file that ``key`` is about.
+        """Remove what was built, in any size, from another state of the recording of ``key``.
 
         To be called when the recording is known to be as ``key`` says now.
         """
+        now = key.recording.source
         for path in self.folder.glob(f"{key.place}-*{SUFFIX}"):
-            if path.name == key.name:
-                continue
             try:
                 source = FrameFile.open(path).header.source
-            except (Corrupt, NotFound):
-                source = None
-            now = key.recording.source
-            if source is not None and (source.size_bytes, source.modified_ns) == (
-                now.size_bytes,
-                now.modified_ns,
-            ):
-                continue  # of other settings: not stale
+            except NotFound:
+                continue
+            except Corrupt as error:
+                why = error.message
+            else:
+                if (source.size_bytes, source.modified_ns) == (now.size_bytes, now.modified_ns):
+                    continue  # this one, or of another image size or other settings
+                why = f"{now.path} has changed since it was built"
             with self._lock:
                 self._open.pop(path.name, None)
-                self.rebuilds += 1
-            log.warning("%s: dropped, %s has changed since it was built", path, now.path)
-            self._remove(path)
+                self._drop(path, why)
 
     @contextmanager
     def room(self, key: FrameKey, size_bytes: int) -> Generator[bool]:
@@ -165,47 +159,24 @@ class FrameStore:
 
         What was not used for longest is evicted for it.
         """
-        with self._lock:
-            there_is = self._make_room(size_bytes)
-            if there_is:
-                self._reserved[key.name] = size_bytes
         try:
-            yield there_is
+            yield self.enlarge(key, size_bytes)
         finally:
             with self._lock:
-                self._reserved.pop(key.name, None)
+                self._room.release(key.name)
 
-    def _make_room(self, size_bytes: int) -> bool:
-        unfinished = {Path(name).with_suffix(_UNFINISHED).name for name in self._reserved}
-        # What this process writes counts with its whole size, not with what is there of it.
-        entries = [entry for entry in self._entries() if entry.path.name not in unfinished]
-        entries.sort(key=lambda entry: entry.used_s)
-        total = sum(entry.size_bytes for entry in entries) + sum(self._reserved.values())
-        usage = shutil.disk_usage(self.folder)
-        free = usage.free - int(usage.total * _SPARE_SHARE)
-        idle_since_s = time.time() - self._in_use_s
-        victims: list[Path] = []
-        for entry in entries:
-            if total + size_bytes <= self.limit_bytes and size_bytes <= free:
-                break
-            if entry.used_s <= idle_since_s and entry.path.suffix == SUFFIX:
-                victims.append(entry.path)
-                total -= entry.size_bytes
-                free += entry.size_bytes
-        if total + size_bytes > self.limit_bytes or size_bytes > free:
-            return False
-        for path in victims:
-            self._open.pop(path.name, None)
-            self.evictions += 1
-            log.info("%s: evicted to make room", path)
-            self._remove(path)
-        return True
+    def enlarge(self, key: FrameKey, size_bytes: int) -> bool:
+        """Make room for a file that grows beyond what was expected; gives whether there is any."""
+        with self._lock:
+            return self._room.reserve(key.name, size_bytes)
 
     def measure(self) -> int:
-        """Count the files again; their size is ``size_bytes`` from now on."""
-        entries = self._entries()
+        """Count the recordings whose frames are here; ``size_bytes`` is their size from now on."""
+        entries = entries_of(self.folder)
         self.size_bytes = sum(entry.size_bytes for entry in entries)
-        return len({entry.path.name.partition("-")[0] for entry in entries})
+        with self._lock:
+            self._close_unused(time.monotonic(), self._most_open)
+        return len({entry.path.name.partition("-")[0] for entry in entries if entry.finished})
 
     def close(self) -> None:
         """Let go of all files."""
@@ -217,6 +188,8 @@ class FrameStore:
             file = FrameFile.open(self.folder / key.name)
         except NotFound:
             with self._lock:
+                if len(self._absent) >= _MOST_ABSENT:
+                    self._absent.clear()
                 self._absent[key.name] = now_s + _LOOK_AGAIN_S
             return None
         except Corrupt as error:
@@ -227,51 +200,45 @@ class FrameStore:
             return None
         file.touch()
         with self._lock:
-            # Whoever still reads from the one that falls out keeps it open.
-            while len(self._open) >= max(1, self._most_open):
-                self._open.popitem(last=False)
+            self._close_unused(now_s, self._most_open - 1)
             self._open[key.name] = _Open(file, now_s)
         return file
 
-    def _remove(self, path: Path) -> None:
+    def _close_unused(self, now_s: float, most: int) -> None:
+        """Let go of files that were not used for long, or of the oldest if there are too many.
+
+        Whoever still reads from one keeps it open. One that is open keeps its space on the disk
+        even if another process evicts it.
+        """
+        while self._open:
+            name, oldest = next(iter(self._open.items()))
+            if len(self._open) <= most and now_s - oldest.touched_s < self._in_use_s + _TOUCH_S:
+                break
+            del self._open[name]
+
+    def _drop(self, path: Path, why: str) -> None:
+        """Remove what must not be served; whoever removes it counts it."""
+        why = why.removeprefix(f"{path}: ")
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # Said once, as it is not opened again; it may be of another user.
+            self._absent[path.name] = math.inf
+            log.warning("%s: not used, cannot be removed (%s): %s", path, error.strerror, why)
+            return
+        self.rebuilds += 1
+        metrics.CACHE_REBUILDS.inc()
+        log.warning("%s: dropped, %s", path, why)
+
+    def _evict(self, path: Path) -> None:
+        self._open.pop(path.name, None)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("%s: cannot be removed (%s)", path, error.strerror)
-
-    def _entries(self) -> list[_Entry]:
-        found: list[_Entry] = []
-        try:
-            with os.scandir(self.folder) as folder:
-                for entry in folder:
-                    if entry.name.endswith((SUFFIX, _UNFINISHED)):
-                        status = _status(entry)
-                        if status is not None:
-                            found.append(
-                                _Entry(Path(entry.path), status.st_blocks * 512, status.st_mtime)
-                            )
-        except OSError as error:
-            log.warning("%s: cannot be listed (%s)", self.folder, error.strerror)
-        return found
-
-
-@dataclass(frozen=True)
-class _Entry:
-    path: Path
-    size_bytes: int
-    used_s: float
-
-
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat()
-    except FileNotFoundError:  # removed by another process meanwhile
-        return None
-
-
-def _try_writing(folder: Path) -> None:
-    probe = folder / f".write-{os.getpid()}-{threading.get_ident()}"
-    try:
-        probe.touch()
-    finally:
-        probe.unlink(missing_ok=True)
+            log.warning("%s: cannot be evicted (%s)", path, error.strerror)
+            return
+        self.evictions += 1
+        metrics.CACHE_EVICTIONS.inc()
+        log.info("%s: evicted to make room", path)

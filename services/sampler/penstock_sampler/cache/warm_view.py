@@ -32,7 +32,7 @@ _TEXTS = {
 
 
 def show_progress(console: Console, warming: Warming) -> WarmReport:
-    """Run ``warming`` below a bar; sizes are those of frames before encoding."""
+    """Run ``warming`` below a bar, on a terminal; sizes are those of frames before encoding."""
     columns = (
         TextColumn("caching frames"),
         BarColumn(),
@@ -40,16 +40,37 @@ def show_progress(console: Console, warming: Warming) -> WarmReport:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("frames", total=warming.total_bytes)
-        return warming.run(lambda size_bytes: bar.advance(task, size_bytes))
+
+        def progress(size_bytes: int) -> None:
+            # What is passed over is no speed; ``update`` would forget the one that was measured.
+            bar.tasks[0].total = warming.total_bytes
+            bar.advance(task, size_bytes)
+
+        return warming.run(progress)
 
 
-def show_report(console: Console, report: WarmReport, status: CacheStatus) -> None:
-    """One line for each outcome and each fault, and how full the cache is."""
+def show_report(
+    console: Console, report: WarmReport, status: CacheStatus, refused: int = 0
+) -> None:
+    """One line for each outcome and each fault, and how full the cache is.
+
+    Args:
+        console: Where to.
+        report: How it went.
+        status: The cache now.
+        refused: Recordings that are no part of the dataset; the log says why.
+    """
     for outcome, text in _TEXTS.items():
         if report.outcomes.get(outcome):
             console.print(f"{report.outcomes[outcome]} files {text}", highlight=False)
+    if refused:
+        console.print(
+            f"{refused} files are [bold red]refused[/bold red] and not cached "
+            "(penstock doctor says why)",
+            highlight=False,
+        )
     for fault in report.faults:
         console.print(f"[bold red]not cached[/bold red] {escape(fault)}", soft_wrap=True)
     console.print(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 from penstock.errors import DataFault, PenstockError
 from penstock_sampler.cache.building import Outcome
@@ -13,6 +15,8 @@ from penstock_sampler.cache.frames import FrameCache
 from penstock_sampler.cache.key import FrameKey
 
 __all__ = ["WarmReport", "Warming"]
+
+_LOOK_S = 0.5
 
 
 @dataclass
@@ -45,33 +49,31 @@ class Warming:
 
     def __init__(self, cache: FrameCache, keys: Sequence[FrameKey], jobs: int) -> None:
         self._cache, self._keys, self._jobs = cache, tuple(keys), jobs
-        self._stop = threading.Event()
+        self._stop, self._counting = threading.Event(), threading.Lock()
+        self._total_bytes = sum(_raw_bytes(key) for key in keys)
 
     @property
     def total_bytes(self) -> int:
-        """Frames of all files after resizing, before encoding."""
-        return sum(_raw_bytes(key) for key in self._keys)
+        """Frames to be built, after resizing, before encoding; less for each file passed over."""
+        return self._total_bytes
 
     def run(self, progress: Callable[[int], None]) -> WarmReport:
         """Build; may take long. Interrupted, it removes what is unfinished and can be run again.
 
         Args:
-            progress: Told, from several threads, the bytes of frames that were added or are there.
+            progress: Told, from several threads, the bytes of frames that were added; 0 when
+                ``total_bytes`` has changed.
         """
         report = WarmReport()
+        ended: SimpleQueue[Future[Outcome]] = SimpleQueue()
         with ThreadPoolExecutor(self._jobs, "penstock-warm") as pool:
             try:
                 tasks = {pool.submit(self._build, key, progress): key for key in self._keys}
-                for task in as_completed(tasks):
-                    try:
-                        outcome = task.result()
-                    except DataFault as error:
-                        report.faults.append(error.message)
-                        continue
-                    except (OSError, PenstockError) as error:
-                        report.faults.append(f"{tasks[task].recording.identity.path}: {error}")
-                        continue
-                    report.outcomes[outcome] = report.outcomes.get(outcome, 0) + 1
+                for task in tasks:
+                    task.add_done_callback(ended.put)
+                for _ in tasks:
+                    task = _next(ended)
+                    _note(report, task, tasks[task])
             except BaseException:
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -87,10 +89,34 @@ class Warming:
             done_bytes += size_bytes
             progress(size_bytes)
 
-        outcome = self._cache.build(key, self._stop, added)
-        if outcome is not Outcome.BUILT:
-            progress(_raw_bytes(key) - done_bytes)
+        counts = False
+        try:
+            outcome = self._cache.build(key, self._stop, added)
+            counts = outcome in (Outcome.BUILT, Outcome.STOPPED)
+        finally:
+            if not counts:
+                with self._counting:
+                    self._total_bytes -= _raw_bytes(key) - done_bytes
+                progress(0)
         return outcome
+
+
+def _next(ended: SimpleQueue[Future[Outcome]]) -> Future[Outcome]:
+    while True:
+        # Not one wait without an end: an interrupt just before it would only be seen after it.
+        with contextlib.suppress(Empty):
+            return ended.get(timeout=_LOOK_S)
+
+
+def _note(report: WarmReport, task: Future[Outcome], key: FrameKey) -> None:
+    try:
+        outcome = task.result()
+    except DataFault as error:
+        report.faults.append(error.message)
+    except (OSError, PenstockError) as error:
+        report.faults.append(f"{key.recording.identity.path}: {error}")
+    else:
+        report.outcomes[outcome] = report.outcomes.get(outcome, 0) + 1
 
 
 def _raw_bytes(key: FrameKey) -> int:
