@@ -8,10 +8,10 @@ BUF := $(VENV)/buf/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-docker check proto proto-baseline bench bench-sampler bench-sampler-peers \
-  bench-sampler-memory clean
+  bench-sampler-memory soak-sampler chaos-sampler clean
 
 help: ## Print what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
 setup: $(VENV)/.ready ## Make the virtual environment (the machine's Python is left alone)
 
@@ -68,6 +68,12 @@ bench-sampler-peers: setup ## Time the same batch in other loaders, each in its 
 
 bench-sampler-memory: setup ## Memory of a server with 1 M and with 100 M transitions
 	$(BIN)/python benchmarks/sampler_memory.py
+
+soak-sampler: setup ## A day of use in 20 minutes: memory, descriptors and threads must stay flat
+	$(BIN)/python benchmarks/soak_sampler.py
+
+chaos-sampler: setup ## Kill, pause, restart and add replicas for five minutes under one epoch
+	PENSTOCK_CHAOS_S=300 $(BIN)/python -m pytest -s tests/e2e/test_sampler_chaos.py
 
 bench: setup ## Time a batch beside a plain h5py and OpenCV loop
 	$(BIN)/python benchmarks/sampler_batch.py

@@ -1,4 +1,4 @@
-"""Results as JSON, and the tables of ``docs/benchmarks.md`` that are made from them."""
+"""Results as JSON files, each with the machine that they were measured on."""
 
 from __future__ import annotations
 
@@ -53,8 +53,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(each) for each in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def write_docs() -> Path:
-    """Put the tables of the last results into ``docs/benchmarks.md``."""
-    raise NotADirectoryError

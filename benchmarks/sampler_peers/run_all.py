@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from recordings import CAMERA_SET, CAMERAS, DATA, ROWS
 from report import machine, write_results
 from serving import cpu_s, fill_cache, running_server
+from tables import write_docs
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / ".envs"
@@ -238,6 +239,7 @@ def main() -> None:
     }
     if not options.peers:
         write_results("sampler_peers", results)
+        write_docs()
     show(console, results, timed)
     for name, reason in results["not_run"].items():
         console.print(f"[red]{name}[/red]: {reason}")

@@ -1,0 +1,161 @@
+"""The tables of ``docs/benchmarks.md``, made from the results that were written last.
+
+Run: ``python benchmarks/tables.py``; the benchmarks run it too. What stands between the markers
+``<!-- NAME -->`` and ``<!-- end -->`` is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from report import read_results
+
+__all__ = ["DOCUMENT", "write_docs"]
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+_BATCH_ROWS = {
+    "baseline": "hand-written buffer: h5py and OpenCV in the training process",
+    "drop_in": "`MultimodalReplayBuffer.sample`, embedded",
+    "embedded": "embedded, prefetched",
+    "grpc": "**gRPC over loopback**, prefetched",
+    "grpc_alone": "gRPC over loopback, one batch at a time",
+    "same_host": "**same host**, prefetched",
+    "one_copy": "floor: one copy of the batch in memory, one thread",
+    "one_copy_2_threads": "floor: the same, two threads",
+    "socket": "floor: the batch through a TCP socket",
+    "socket_encoded": "floor: the encoded batch through a TCP socket",
+    "cold": "**cold disk**, gRPC",
+    "cold_same_host": "cold disk, same host",
+    "cold_embedded": "cold disk, embedded",
+    "cold_disk": "floor: the encoded bytes past the page cache, eight reads in flight",
+    "rendered_grpc": "rendered frames, gRPC",
+    "lz4_grpc": "camera frames held to LZ4, gRPC",
+    "on_the_fly_grpc": "no frame cache, gRPC",
+}
+_PEERS = {
+    "torch_dataloader": "torch DataLoader over h5py",
+    "grain": "grain",
+    "mosaicml": "MosaicML Streaming",
+    "reverb": "Reverb",
+    "tfdata_service": "tf.data service",
+    "webdataset": "WebDataset",
+    "torchrl": "TorchRL",
+    "ray": "Ray Data",
+    "lerobot": "LeRobot's loader",
+}
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _machine(found: dict[str, Any]) -> str:
+    at = found["machine"]
+    return f"{at['cpu']}, {at['cores']} cores, Python {at['python']}, {at['date']}."
+
+
+def _sampler(found: dict[str, Any]) -> str:
+    baseline = found["baseline_ms"]
+    batches = _table(
+        ("a batch", "ms", "baseline / this"),
+        (
+            (text, f"{found[f'{name}_ms']:.1f}", f"{baseline / found[f'{name}_ms']:.2f}")
+            for name, text in _BATCH_ROWS.items()
+            if f"{name}_ms" in found
+        ),
+    )
+    cpu = _table(
+        ("CPU of a batch", "ms"),
+        (
+            ("hand-written buffer", f"{found['baseline_cpu_ms']:.1f}"),
+            ("server, gRPC", f"{found['server_cpu_ms']:.1f}"),
+            ("client, gRPC", f"{found['client_cpu_ms']:.1f}"),
+            ("client, same host", f"{found['same_host_cpu_ms']:.1f}"),
+            ("server, same host", f"{found['same_host_server_cpu_ms']:.1f}"),
+        ),
+    )
+    starts = _table(
+        ("start", "s"),
+        (
+            ("1000 files indexed for the first time", f"{found['index_1000_files_s']:.2f}"),
+            ("the same again", f"{found['index_1000_files_again_s']:.2f}"),
+            ("to the first batch, embedded", f"{found['first_batch_embedded_s']:.2f}"),
+            ("to the first batch, server", f"{found['first_batch_server_s']:.2f}"),
+        ),
+    )
+    sizes = (
+        f"A batch has {found['batch_mb']:.0f} MB, {found['encoded_mb']:.0f} MB encoded "
+        f"({found['camera_ratio']:.2f} to 1; rendered frames {found['rendered_ratio']:.1f} to 1, "
+        f"camera frames by LZ4 {found['lz4_ratio']:.2f} to 1)."
+    )
+    return "\n\n".join((batches, cpu, starts, sizes, _machine(found)))
+
+
+def _peers(found: dict[str, Any]) -> str:
+    ours = found["grpc_ms"]
+    rows = [("**Penstock over gRPC**", f"{ours:.0f}", "1.00", "", "")]
+    timed = {name: found[name] for name in _PEERS if name in found}
+    for name, wall in sorted(timed.items(), key=lambda item: item[1]):
+        easier = found["resized_offline_ms"].get(name)
+        rows.append(
+            (
+                _PEERS[name],
+                f"{wall:.0f}",
+                f"{wall / ours:.2f}",
+                f"{found['cpu_ms'][name]:.0f}",
+                f"{easier:.0f}" if easier else "",
+            )
+        )
+    table = _table(
+        ("loader", "ms a batch", "this / Penstock", "CPU ms", "ms, frames resized offline"), rows
+    )
+    missing = [f"{_PEERS[name]} did not run: {why}" for name, why in found["not_run"].items()]
+    return "\n\n".join((table, *missing, _machine(found)))
+
+
+def _memory(found: dict[str, Any]) -> str:
+    table = _table(
+        ("server", "anonymous memory, MB"),
+        (
+            ("1 M transitions, batches pulled", f"{found['serving_1m_peak_mb']:.0f}"),
+            ("100 M transitions, batches pulled", f"{found['index_100m_peak_mb']:.0f}"),
+        ),
+    )
+    return "\n\n".join((table, _machine(found)))
+
+
+_SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "sampler": _sampler,
+    "sampler_peers": _peers,
+    "sampler_memory": _memory,
+}
+
+
+def write_docs() -> Path:
+    """Put the tables of the last results into the document; returns its path.
+
+    Raises:
+        ValueError: The document has no place for a table.
+    """
+    text = DOCUMENT.read_text("utf-8")
+    for name, make in _SECTIONS.items():
+        found = read_results(name)
+        if found is None:
+            continue
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not place.search(text):
+            raise ValueError(f"{DOCUMENT} has no place for {name}: add '<!-- {name} -->'")
+        table = make(found)
+        text = place.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+    DOCUMENT.write_text(text, "utf-8")
+    return DOCUMENT
+
+
+if __name__ == "__main__":
+    print(f"wrote {write_docs()}")
