@@ -14,12 +14,12 @@ from penstock.observations import Observations
 from penstock.targets import Target
 from penstock_sampler.cache import FrameAccess, FrameCache, Recording, Wanted, Warming, open_cache
 from penstock_sampler.cores import default_io_threads
-from penstock_sampler.discovery import find_files
-from penstock_sampler.files import OpenFiles
-from penstock_sampler.frames import FrameReader
-from penstock_sampler.index import DatasetIndex, Located, build_index
+from penstock_sampler.index.dataset_index import DatasetIndex, Located, build_index
+from penstock_sampler.index.discovery import find_files
+from penstock_sampler.serving.status import CacheStatus
 from penstock_sampler.settings import DataSettings
-from penstock_sampler.status import CacheStatus
+from penstock_sampler.sources.files import OpenFiles
+from penstock_sampler.sources.frames import FrameReader
 from penstock_sampler.weights import WeightStore
 
 __all__ = ["Hdf5Backend", "open_backend"]

@@ -9,16 +9,16 @@ import click
 
 from penstock.config import settings_options
 from penstock.errors import NotFound
-from penstock_sampler.comparison import Comparison
-from penstock_sampler.discovery import find_files
-from penstock_sampler.doctor import Diagnosis, diagnose
-from penstock_sampler.doctor_view import JsonView, TextView, follow
-from penstock_sampler.findings import Findings
+from penstock_sampler.checks.comparison import Comparison
+from penstock_sampler.checks.diagnosis import Diagnosis, diagnose
+from penstock_sampler.checks.diagnosis_view import JsonView, TextView, follow
+from penstock_sampler.checks.findings import Findings
+from penstock_sampler.index.discovery import find_files
 from penstock_sampler.options import DataOptions
 from penstock_sampler.settings import DataSettings, SamplerSettings
 
 if TYPE_CHECKING:
-    from penstock_sampler.contact_sheet import ContactSheet, SheetReport
+    from penstock_sampler.checks.contact_sheet import ContactSheet, SheetReport
 
 __all__ = ["doctor", "serve"]
 
@@ -38,7 +38,7 @@ def serve(settings: SamplerSettings) -> None:
       PENSTOCK_DATA='/data/*.hdf5' penstock serve sampler --metrics-port 9090
     """
     # Loaded here, so that doctor does not wait for gRPC.
-    from penstock_sampler.serving import serve_sampler
+    from penstock_sampler.serving.process import serve_sampler
 
     serve_sampler(settings)
 
@@ -100,7 +100,7 @@ def _find(name: str) -> list[Path | Diagnosis]:
 
 def _open_sheet(path: Path, options: DataOptions, files: int) -> ContactSheet:
     # Loaded here, so that doctor without a sheet does not wait for OpenCV.
-    from penstock_sampler.contact_sheet import ContactSheet
+    from penstock_sampler.checks.contact_sheet import ContactSheet
 
     return ContactSheet(path, options, files)
 

@@ -40,10 +40,10 @@ from penstock.v1.sampler_pb2_grpc import (
     add_SamplerServiceServicer_to_server,
 )
 from penstock_sampler import metrics
-from penstock_sampler.parts import CutPart, cut
-from penstock_sampler.status import Activity, CacheStatus, ReportsCache, resident_bytes
-from penstock_sampler.streams import Streams
-from penstock_sampler.waiting import ServedVersions
+from penstock_sampler.serving.parts import CutPart, cut
+from penstock_sampler.serving.status import Activity, CacheStatus, ReportsCache, resident_bytes
+from penstock_sampler.serving.streams import Streams
+from penstock_sampler.serving.versions import ServedVersions
 
 __all__ = ["SamplerService"]
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from penstock.dataset import EpisodeTable
 from penstock.errors import LimitExceeded, NotFound
-from penstock_sampler.columns import check_storage, find_dataset, is_single_column
-from penstock_sampler.episodes import row_blocks
-from penstock_sampler.files import FileIdentity, OpenFile, OpenFiles
-from penstock_sampler.findings import Findings
-from penstock_sampler.opening import HDF5_ERRORS, Hdf5File, read_rows
+from penstock_sampler.checks.findings import Findings
+from penstock_sampler.index.episodes import row_blocks
+from penstock_sampler.sources.columns import check_storage, find_dataset, is_single_column
+from penstock_sampler.sources.files import FileIdentity, OpenFile, OpenFiles
+from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File, read_rows
 
 __all__ = ["WeightStore", "hash_weights"]
 

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 from penstock_sampler.backend import open_backend
-from penstock_sampler.doctor import diagnose
-from penstock_sampler.files import FileIdentity, OpenFiles
-from penstock_sampler.frames import FrameReader, FrameRequest
-from penstock_sampler.images import ImageColumn
+from penstock_sampler.checks.diagnosis import diagnose
 from penstock_sampler.options import DataOptions
+from penstock_sampler.sources.files import FileIdentity, OpenFiles
+from penstock_sampler.sources.frames import FrameReader, FrameRequest
+from penstock_sampler.sources.images import ImageColumn
 from unit.sampler.recording import arrays, write
 
 from penstock.batch import Batch, FrameSpec
@@ -66,7 +66,7 @@ def test_flipped_bytes_are_a_fault_of_the_file_or_no_matter(
 def test_a_file_that_is_being_written_is_refused_as_busy(tmp_path: Path) -> None:
     path = write(tmp_path / "a.hdf5", arrays())
     diagnosis_code = (
-        "import sys, pathlib; from penstock_sampler.doctor import diagnose; "
+        "import sys, pathlib; from penstock_sampler.checks.diagnosis import diagnose; "
         "from penstock_sampler.options import DataOptions; "
         "print(diagnose(pathlib.Path(sys.argv[1]), DataOptions()).findings.faults[0].reason)"
     )

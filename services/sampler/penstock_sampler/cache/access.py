@@ -23,7 +23,7 @@ from penstock.observations import Observations
 from penstock_sampler.cache.frames import FrameCache
 from penstock_sampler.cache.key import FrameKey, Recording
 from penstock_sampler.forking import reset_after_fork
-from penstock_sampler.frames import FrameReader, FrameRequest
+from penstock_sampler.sources.frames import FrameReader, FrameRequest
 
 __all__ = ["FrameAccess", "Wanted"]
 

@@ -15,8 +15,8 @@ from penstock.errors import Conflict, DataFault
 from penstock.frame_file import FrameFileWriter, FrameHeader
 from penstock_sampler.cache.key import FrameKey
 from penstock_sampler.cache.store import FrameStore
-from penstock_sampler.files import FileIdentity
-from penstock_sampler.frames import FrameReader, FrameRequest
+from penstock_sampler.sources.files import FileIdentity
+from penstock_sampler.sources.frames import FrameReader, FrameRequest
 
 __all__ = ["Outcome", "build_frames"]
 

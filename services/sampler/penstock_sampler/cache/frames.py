@@ -13,10 +13,10 @@ from penstock_sampler.cache.builder import FrameBuilder
 from penstock_sampler.cache.building import Outcome, build_frames
 from penstock_sampler.cache.key import FrameKey
 from penstock_sampler.cache.store import FrameStore
-from penstock_sampler.files import OpenFiles
-from penstock_sampler.frames import FrameReader
+from penstock_sampler.serving.status import CacheStatus
 from penstock_sampler.settings import DataSettings
-from penstock_sampler.status import CacheStatus
+from penstock_sampler.sources.files import OpenFiles
+from penstock_sampler.sources.frames import FrameReader
 
 __all__ = ["FrameCache", "open_cache"]
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import xxhash
 
 from penstock.frame_file import FrameHeader, FrameSource
-from penstock_sampler.files import FileIdentity
-from penstock_sampler.images import ImageColumn
+from penstock_sampler.sources.files import FileIdentity
+from penstock_sampler.sources.images import ImageColumn
 
 __all__ = ["SUFFIX", "FrameKey", "Recording"]
 

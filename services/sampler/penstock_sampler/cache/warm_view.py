@@ -15,7 +15,7 @@ from rich.progress import (
 
 from penstock_sampler.cache.building import Outcome
 from penstock_sampler.cache.warming import Warming, WarmReport
-from penstock_sampler.status import CacheStatus
+from penstock_sampler.serving.status import CacheStatus
 
 __all__ = ["show_progress", "show_report"]
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import DataFault
-from penstock_sampler.files import FileIdentity, OpenFile, OpenFiles, unreadable
 from penstock_sampler.forking import reset_after_fork
-from penstock_sampler.images import ImageColumn
 from penstock_sampler.metrics import IMAGE_SOURCES, SOURCE_MISMATCHES
+from penstock_sampler.sources.files import FileIdentity, OpenFile, OpenFiles, unreadable
 from penstock_sampler.sources.filters import NeedsHdf5
+from penstock_sampler.sources.images import ImageColumn
 from penstock_sampler.sources.reading import FrameSource, Hdf5Source, direct_source
 from penstock_sampler.sources.scratch import Scratch
 from penstock_sampler.sources.storage import Storage, read_storage

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import Corrupt
-from penstock_sampler.files import FileIdentity, OpenFile, OpenFiles, unreadable
+from penstock_sampler.sources.files import FileIdentity, OpenFile, OpenFiles, unreadable
 from penstock_sampler.sources.scratch import Scratch
 from penstock_sampler.sources.storage import NOWHERE, Chunked, Contiguous, Storage
 

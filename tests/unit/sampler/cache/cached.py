@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from penstock_sampler.backend import Hdf5Backend, open_backend
 from penstock_sampler.cache import FrameCache, FrameKey, FrameStore, Recording
-from penstock_sampler.files import FileIdentity
-from penstock_sampler.images import ImageColumn
 from penstock_sampler.settings import DataSettings
+from penstock_sampler.sources.files import FileIdentity
+from penstock_sampler.sources.images import ImageColumn
 
 from penstock.batch import Batch, FrameSpec
 from penstock.codecs import encode_images

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from penstock_sampler.cache import FrameKey, FrameStore, building
 from penstock_sampler.cache.building import Outcome, build_frames
-from penstock_sampler.files import OpenFiles
-from penstock_sampler.frames import FrameReader
+from penstock_sampler.sources.files import OpenFiles
+from penstock_sampler.sources.frames import FrameReader
 from unit.sampler.cache.cached import IMAGE_CODECS, open_dataset, put
 from unit.sampler.recording import CAMERAS, arrays, write
 

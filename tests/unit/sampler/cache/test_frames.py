@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from penstock_sampler.cache import FrameCache, FrameKey, FrameStore, open_cache
-from penstock_sampler.files import OpenFiles
-from penstock_sampler.frames import FrameReader
+from penstock_sampler.serving.status import CacheStatus
 from penstock_sampler.settings import DataSettings
-from penstock_sampler.status import CacheStatus
+from penstock_sampler.sources.files import OpenFiles
+from penstock_sampler.sources.frames import FrameReader
 from prometheus_client import REGISTRY
 from unit.sampler.cache.cached import cache_of, fill, key_of, open_dataset, put
 from unit.sampler.recording import arrays, write

@@ -18,7 +18,7 @@ from penstock_sampler.cache import FrameKey, Warming
 from penstock_sampler.cache.building import Outcome
 from penstock_sampler.cache.warm_view import show_progress, show_report
 from penstock_sampler.cache.warming import WarmReport
-from penstock_sampler.status import CacheStatus
+from penstock_sampler.serving.status import CacheStatus
 from rich.console import Console
 from unit.sampler.cache.cached import batch_of, cache_of, key_of, open_dataset
 from unit.sampler.recording import arrays, write

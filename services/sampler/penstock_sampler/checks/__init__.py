@@ -1,0 +1,1 @@
+"""What may be wrong with recordings: every check, and what ``penstock doctor`` shows of them."""

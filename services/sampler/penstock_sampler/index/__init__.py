@@ -1,0 +1,1 @@
+"""What is known of a dataset without its frames: files, episodes, scalars and statistics."""
