@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tenacity
-from penstock_sampler.local import LocalServer
-from penstock_sampler.local_path import SocketPlace
-from penstock_sampler.status import Activity
-from penstock_sampler.waiting import ServedVersions
+from penstock_sampler.serving.local_path import SocketPlace
+from penstock_sampler.serving.local_server import LocalServer
+from penstock_sampler.serving.status import Activity
+from penstock_sampler.serving.versions import ServedVersions
 
 from penstock.client.sampler import TransferStatistics, local
 from penstock.client.sampler.local import LocalFrames
