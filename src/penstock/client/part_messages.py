@@ -49,12 +49,15 @@ def part_to_message(
     return part
 
 
-def observations_from_message(message: pb.Observations, shape: tuple[int, ...]) -> Observations:
+def observations_from_message(
+    message: pb.Observations, shape: tuple[int, ...], data: memoryview | None = None
+) -> Observations:
     """The frames of a part, checked against the ``shape`` of what they are for.
 
     Args:
         message: What arrived.
         shape: ``(n, 2, C, H, W, 3)``.
+        data: The encoded images, where they are not in the message.
 
     Raises:
         Corrupt: They are not what was asked for, or do not add up.
@@ -76,7 +79,7 @@ def observations_from_message(message: pb.Observations, shape: tuple[int, ...]) 
         height,
         width,
         np.array(message.image_bytes, np.uint32).reshape(message.count, cameras),
-        message.data,
+        message.data if data is None else data,
         np.array(message.current, np.int64),
         np.array(message.next, np.int64),
     )
@@ -105,6 +108,7 @@ def part_into_rows(
     ids: NDArray[np.int64],
     *,
     with_frames: bool = True,
+    data: memoryview | None = None,
 ) -> None:
     """Decode a part straight into any rows of ``out``.
 
@@ -114,6 +118,7 @@ def part_into_rows(
         rows: ``(part.rows,)``: where each row goes, no two to the same.
         ids: ``(part.rows,)``: the ids that the sender was asked for.
         with_frames: Whether frames were asked for.
+        data: The encoded images, where they are not in the part.
 
     Raises:
         Corrupt: The part is not what was asked for, or does not decode.
@@ -125,7 +130,8 @@ def part_into_rows(
         pass
     elif part.HasField("observations"):
         shape = (len(rows), *out.frames.shape[1:])
-        decode_observations(observations_from_message(part.observations, shape), out.frames, rows)
+        observations = observations_from_message(part.observations, shape, data)
+        decode_observations(observations, out.frames, rows)
     elif out.frames.size:
         raise Corrupt(f"{span} has no frames")
     columns = {tensor.name: tensor for tensor in part.columns}

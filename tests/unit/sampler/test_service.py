@@ -145,9 +145,13 @@ def fetch(
 
 
 @pytest.mark.parametrize("codec", [tb.CODEC_RAW, tb.CODEC_LZ4, tb.CODEC_BITPLANES])
-def test_parts_hold_up_to_a_mebibyte_and_every_observation_once(
-    stub: SamplerServiceStub, remote: SamplerClient, codec: tb.Codec
+def test_parts_stay_below_their_size_and_hold_every_observation_once(
+    stub: SamplerServiceStub,
+    remote: SamplerClient,
+    codec: tb.Codec,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("penstock_sampler.service.PART_BYTES", 1 << 20)
     image = 128 * 160 * 3
     # Rows 0 to 6 show observations 0 to 7; row 7 is terminal and shows itself twice.
     parts = fetch(stub, remote.info.version, list(range(8)), accepted_codecs=[codec])

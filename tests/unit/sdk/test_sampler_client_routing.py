@@ -83,14 +83,15 @@ def test_rows_that_must_be_alone_are_asked_for_file_by_file():
 
 
 @pytest.mark.parametrize(
-    ("rows", "row_bytes", "calls", "expected"),
+    ("rows", "replicas", "expected"),
     [
-        (256, 900_000, 4, 18),  # 16 MiB hold 18 of these rows
-        (256, 1000, 4, 64),
-        (10, 1000, 4, 8),  # fewer are not worth a call
-        (256, 0, 4, 64),
-        (256, 1 << 30, 4, 1),
+        (256, 1, 256),  # one stream brings all there is
+        (256, 2, 43),
+        (256, 8, 11),
+        (10, 2, 8),  # fewer are not worth a call
+        (0, 1, 1),
+        (256, 0, 256),
     ],
 )
-def test_parts_keep_all_calls_busy_and_stay_small(rows, row_bytes, calls, expected):
-    assert part_rows(rows, row_bytes, calls) == expected
+def test_a_replica_brings_all_alone_and_a_few_parts_among_others(rows, replicas, expected):
+    assert part_rows(rows, replicas) == expected

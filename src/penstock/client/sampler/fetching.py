@@ -22,6 +22,7 @@ from penstock.client.errors import translated_errors
 from penstock.client.messages import ACCEPTED_CODECS
 from penstock.client.part_messages import part_into_rows
 from penstock.client.sampler.calls import CALLS_IN_FLIGHT, Call, Fetching
+from penstock.client.sampler.received import Received
 from penstock.client.sampler.replica import Replica, State
 from penstock.client.sampler.routing import Load, Part, next_part, part_rows
 from penstock.errors import (
@@ -99,7 +100,8 @@ class BatchFetch:
         self._part_rows, self._row_bytes = count, 0
         if count and with_frames:
             self._row_bytes = out.frames[0].nbytes
-            self._part_rows = part_rows(int(rows.sum()), self._row_bytes, CALLS_IN_FLIGHT // 2)
+            live = sum(map(_is_usable, self._fleet.replicas))
+            self._part_rows = part_rows(int(rows.sum()), live)
         height, width = out.frames.shape[3:5]
         self._spec = pb.FrameSpec(height_px=height, width_px=width)
 
@@ -241,13 +243,13 @@ class BatchFetch:
                 without_frames=not self._with_frames,
             )
             with translated_errors(call.replica.name):
-                stream = call.connection.stub.Fetch(request)
+                stream = call.connection.fetch(request)
                 with self._changed:
                     call.stream = stream
                     if call.given_up:
                         stream.cancel()
-                for message in stream:
-                    self._accept(call, message.part)
+                for received in stream:
+                    self._accept(call, received)
             if call.brought != len(call.rows) and not call.given_up:
                 error = Unavailable(
                     f"{call.replica.name}: the stream ended after {call.brought} of "
@@ -262,8 +264,9 @@ class BatchFetch:
             self._changed.notify_all()
         call.connection.leave()
 
-    def _accept(self, call: Call, part: pb.BatchPart) -> None:
+    def _accept(self, call: Call, received: Received) -> None:
         """Decode a message into the rows that nobody else has brought yet."""
+        part = received.part
         start, stop = call.brought, call.brought + part.rows
         if part.first_row != start or not start < stop <= len(call.rows):
             raise Corrupt(
@@ -287,7 +290,7 @@ class BatchFetch:
         ok = not len(taken)
         try:
             if not ok:
-                self._decode(part, rows, ids, mine)
+                self._decode(received, rows, ids, mine)
                 ok = True
         finally:
             with self._changed:
@@ -297,8 +300,9 @@ class BatchFetch:
                     self._decoding -= 1
                 (self._done if ok else self._claimed)[taken] = ok
                 if ok:
-                    self._note_part(call, stop, len(taken), len(part.observations.data))
-                if not self._decoding or self._done.all():
+                    self._note_part(call, stop, len(taken), len(received.data))
+                # Who waits for the batch is not woken for every message.
+                if self._done.all() or not ok or (self._closed and not self._decoding):
                     self._changed.notify_all()
 
     def _note_part(self, call: Call, stop: int, taken: int, wire_bytes: int) -> None:
@@ -317,17 +321,31 @@ class BatchFetch:
 
     def _decode(
         self,
-        part: pb.BatchPart,
+        received: Received,
         rows: NDArray[np.int64],
         ids: NDArray[np.int64],
         mine: NDArray[np.bool_],
     ) -> None:
         if mine.all():
-            part_into_rows(part, self._out, rows, ids, with_frames=self._with_frames)
+            part_into_rows(
+                received.part,
+                self._out,
+                rows,
+                ids,
+                with_frames=self._with_frames,
+                data=received.data,
+            )
             return
         # Another replica cut its parts elsewhere and has brought some of these rows.
         scratch = self._out.like(len(rows))
-        part_into_rows(part, scratch, np.arange(len(rows)), ids, with_frames=self._with_frames)
+        part_into_rows(
+            received.part,
+            scratch,
+            np.arange(len(rows)),
+            ids,
+            with_frames=self._with_frames,
+            data=received.data,
+        )
         if self._with_frames:
             self._out.frames[rows[mine]] = scratch.frames[mine]
         for name, values in self._out.columns.items():

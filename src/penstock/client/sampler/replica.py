@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import grpc
 
@@ -16,6 +17,7 @@ from penstock.client.messages import (
     episodes_from_messages,
     files_from_messages,
 )
+from penstock.client.sampler.received import parse_fetched
 from penstock.client.sampler.routing import Load
 from penstock.dataset import DatasetInfo, EpisodeTable
 from penstock.errors import Corrupt, PenstockError
@@ -27,7 +29,11 @@ __all__ = ["Connection", "Described", "Replica", "State", "describe", "list_data
 
 DESCRIBE_S = 10.0
 LIST_S = 300.0
-CALLS_PER_REPLICA = 4
+CALLS_PER_REPLICA = 1
+"""Streams side by side bring no more: their threads wait for each other."""
+_MOST_CALLS = 4
+"""With those that are stalled."""
+_FETCH = "/penstock.v1.SamplerService/Fetch"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 3.0
 _NEW_WEIGHT = 0.3
 
@@ -70,9 +76,16 @@ class Connection:
     def __init__(self, address: str) -> None:
         self._channel: grpc.Channel = open_address(address)
         self.stub = SamplerServiceStub(self._channel)
+        self._fetch = self._channel.unary_stream(
+            _FETCH, pb.FetchRequest.SerializeToString, parse_fetched
+        )
         self._lock = threading.Lock()
         self._users = 0
         self._given_up = False
+
+    def fetch(self, request: pb.FetchRequest) -> Any:
+        """Call ``Fetch``; gives :class:`Received` parts, and can be cancelled."""
+        return self._fetch(request)
 
     def use(self) -> SamplerServiceStub:
         """Keep the channel open until :meth:`leave`."""
@@ -145,10 +158,12 @@ class Replica:
 
     def load(self, now: float) -> Load:
         """How busy it is."""
-        limit = CALLS_PER_REPLICA
+        most = _MOST_CALLS
         if self.described is not None:
-            limit = max(1, min(limit, self.described.max_calls))
-        free = 0 if self.state is not State.LIVE or now < self.rests_until else limit - self.calls
+            most = max(1, min(most, self.described.max_calls))
+        free = min(CALLS_PER_REPLICA - (self.calls - self.stalled), most - self.calls)
+        if self.state is not State.LIVE or now < self.rests_until:
+            free = 0
         return Load(self.calls, max(0, free), self.rows_per_s, self.stalled > 0)
 
     def note_rate(self, rows: int, seconds: float) -> None:

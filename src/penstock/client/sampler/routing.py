@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["Load", "Part", "next_part", "part_rows"]
 
 MIN_ROWS = 8
-MAX_PART_BYTES = 16 << 20
+_PARTS_PER_REPLICA = 3
 _UNKNOWN_RATE = 1.0
 
 
@@ -45,16 +45,16 @@ class Part:
     rows: NDArray[np.int64]
 
 
-def part_rows(rows: int, row_bytes: int, calls: int) -> int:
-    """Rows of one part: enough parts to keep ``calls`` busy, none above 16 MiB of frames.
+def part_rows(rows: int, replicas: int) -> int:
+    """Rows of one part: all for one replica, else so few that a faster one can bring more parts.
 
     Args:
         rows: Of the batch.
-        row_bytes: Size of a decoded row.
-        calls: Calls that may be in flight at a time.
+        replicas: That may be asked.
     """
-    share = max(MIN_ROWS, -(-rows // max(1, calls)))
-    return max(1, min(share, MAX_PART_BYTES // max(1, row_bytes)))
+    if replicas <= 1:
+        return max(1, rows)
+    return max(MIN_ROWS, -(-rows // (replicas * _PARTS_PER_REPLICA)))
 
 
 def next_part(
