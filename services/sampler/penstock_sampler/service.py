@@ -394,6 +394,6 @@ def _observations_message(read: Observations, piece: CutPart) -> pb.Observations
         height_px=read.height,
         width_px=read.width,
         image_bytes=piece.image_bytes.reshape(-1).tolist(),
-        current=piece.current.tolist(),
-        next=piece.following.tolist(),
+        current=piece.current,
+        next=piece.following,
     )

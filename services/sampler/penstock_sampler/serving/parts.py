@@ -5,6 +5,7 @@ Nothing is copied or read here: a part names ranges of the data.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,8 +27,8 @@ class CutPart:
         image_bytes: ``(N, C) uint32``: encoded sizes, every observation of these rows once.
         ranges: First byte and byte after the last one of each piece of the data that it needs.
         size_bytes: Of all pieces together.
-        current: ``(rows,) int64`` into ``image_bytes``.
-        following: ``(rows,) int64``, likewise.
+        current: For each row, which of ``image_bytes`` it shows.
+        following: Likewise, for its next observation.
     """
 
     start: int
@@ -35,8 +36,8 @@ class CutPart:
     image_bytes: NDArray[np.uint32]
     ranges: list[tuple[int, int]]
     size_bytes: int
-    current: NDArray[np.int64]
-    following: NDArray[np.int64]
+    current: list[int]
+    following: list[int]
 
 
 def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
@@ -44,33 +45,36 @@ def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
 
     An observation that rows of two parts show goes into both.
     """
-    sizes = read.image_bytes.sum(axis=1, dtype=np.int64)
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    for start, stop in _rows(read, sizes.tolist(), part_bytes):
-        shown = np.concatenate([read.current[start:stop], read.following[start:stop]])
-        used, places = np.unique(shown, return_inverse=True)
-        # Neighbours in the data leave as one piece.
-        breaks = np.flatnonzero(np.diff(used) != 1) + 1
-        firsts = used[np.concatenate([[0], breaks])]
-        lasts = used[np.concatenate([breaks - 1, [len(used) - 1]])]
-        ranges = list(zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True))
-        rows = stop - start
+    sizes: list[int] = read.image_bytes.sum(axis=1, dtype=np.int64).tolist()
+    ends = list(itertools.accumulate(sizes))
+    current: list[int] = read.current.tolist()
+    following: list[int] = read.following.tolist()
+    # Plain numbers: a part has a few rows, for which arrays cost more than they give.
+    for start, stop in _rows(current, following, sizes, part_bytes):
+        used = sorted({*current[start:stop], *following[start:stop]})
+        places = {shown: place for place, shown in enumerate(used)}
+        ranges: list[tuple[int, int]] = []
+        for shown in used:
+            begin = ends[shown] - sizes[shown]
+            if ranges and ranges[-1][1] == begin:  # neighbours in the data leave as one piece
+                begin = ranges.pop()[0]
+            ranges.append((begin, ends[shown]))
         yield CutPart(
             start,
             stop,
             read.image_bytes[used],
             ranges,
-            int(sizes[used].sum()),
-            places[:rows],
-            places[rows:],
+            sum(sizes[shown] for shown in used),
+            [places[shown] for shown in current[start:stop]],
+            [places[shown] for shown in following[start:stop]],
         )
 
 
-def _rows(read: Observations, sizes: list[int], part_bytes: int) -> Iterator[tuple[int, int]]:
+def _rows(
+    current: list[int], following: list[int], sizes: list[int], part_bytes: int
+) -> Iterator[tuple[int, int]]:
     start, held_bytes, held = 0, 0, set[int]()
-    pairs = zip(read.current.tolist(), read.following.tolist(), strict=True)
-    for row, pair in enumerate(pairs):
+    for row, pair in enumerate(zip(current, following, strict=True)):
         added = {shown for shown in pair if shown not in held}
         added_bytes = sum(sizes[shown] for shown in added)
         if row > start and held_bytes + added_bytes > part_bytes:
@@ -79,5 +83,5 @@ def _rows(read: Observations, sizes: list[int], part_bytes: int) -> Iterator[tup
             added_bytes = sum(sizes[shown] for shown in added)
         held |= added
         held_bytes += added_bytes
-    if len(read.current) > start:
-        yield start, len(read.current)
+    if len(current) > start:
+        yield start, len(current)
