@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
+from descriptors import open_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -208,15 +209,10 @@ def test_a_descriptor_stays_readable_when_the_name_is_gone(tmp_path: Path) -> No
 
 def test_the_descriptor_is_closed_with_the_last_reference(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.frames")
-    before = _open_descriptors()
     file = FrameFile.open(path)
-    assert _open_descriptors() == before + 1
+    assert open_below(tmp_path) == 1
     del file
-    assert _open_descriptors() == before
-
-
-def _open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    assert open_below(tmp_path) == 0
 
 
 def test_threads_read_the_same_bytes(tmp_path: Path) -> None:

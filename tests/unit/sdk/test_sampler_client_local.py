@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tenacity
+from descriptors import open_below
 from penstock_sampler.serving.local_path import SocketPlace
 from penstock_sampler.serving.local_server import LocalServer
 from penstock_sampler.serving.status import Activity
@@ -116,10 +117,9 @@ def frames(machine):
 
 
 @pytest.fixture(autouse=True)
-def no_descriptor_is_left():
-    before = open_descriptors()
+def no_descriptor_is_left(tmp_path):
     yield
-    until(lambda: open_descriptors() <= before)
+    until(lambda: open_below(tmp_path) == 0)
 
 
 @tenacity.retry(
@@ -130,10 +130,6 @@ def no_descriptor_is_left():
 )
 def until(condition):
     assert condition()
-
-
-def open_descriptors():
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_descriptor_is_asked_for_once_and_kept(machine, server, frames):
@@ -180,10 +176,12 @@ def test_files_are_kept_although_their_replica_does_not_answer(machine, server, 
 
 
 @pytest.mark.parametrize("change", ["replica", "version", "gone"])
-def test_files_of_a_replica_that_serves_other_data_are_dropped(machine, server, frames, change):
+def test_files_of_a_replica_that_serves_other_data_are_dropped(
+    machine, server, frames, change, tmp_path
+):
     frames.find([0, 1, 2], HEIGHT, WIDTH)
     assert frames.open_files == 3
-    before = open_descriptors()
+    before = open_below(tmp_path)
     if change == "replica":
         machine.replica.described.replica_id += 1
     elif change == "version":
@@ -193,7 +191,7 @@ def test_files_of_a_replica_that_serves_other_data_are_dropped(machine, server, 
     found = list(frames.find([0], HEIGHT, WIDTH))
     assert found == ([0] if change == "version" else [])
     assert frames.open_files == len(found)
-    assert open_descriptors() < before
+    assert open_below(tmp_path) < before
 
 
 def test_the_socket_of_another_replica_hands_out_nothing_and_is_no_fault(machine, server, frames):
@@ -232,15 +230,13 @@ def test_what_one_replica_has_not_cached_another_may_have(machine, server, frame
     assert (machine.asked, other.asked) == (["0.hdf5", "1.hdf5"], ["0.hdf5"])
 
 
-def test_open_files_are_bounded_and_the_least_recently_used_is_given_up(machine, server):
-    before = open_descriptors()
+def test_open_files_are_bounded_and_the_least_recently_used_is_given_up(machine, server, tmp_path):
+    before = open_below(tmp_path)
     with contextlib.closing(machine.local(most_open=3)) as frames:
         for number in (0, 1, 2, 0, 3):
             assert list(frames.find([number], HEIGHT, WIDTH)) == [number]
         assert frames.open_files == 3
-        # One connection, both ends of it in this process, and the files; what an earlier test
-        # still closes does not count.
-        until(lambda: open_descriptors() <= before + 2 + 3)
+        assert open_below(tmp_path) <= before + 3
         machine.asked.clear()
         frames.find([0, 2, 3], HEIGHT, WIDTH)
         assert machine.asked == []

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +92,11 @@ def open_descriptors() -> int:
 
 
 @tenacity.retry(wait=tenacity.wait_fixed(0.01), stop=tenacity.stop_after_delay(10))
+def until(condition: Callable[[], bool]) -> None:
+    assert condition()
+
+
+@tenacity.retry(wait=tenacity.wait_fixed(0.01), stop=tenacity.stop_after_delay(10))
 def until_closed_by_server(client: socket.socket) -> None:
     try:
         assert client.recv(4096) == b""
@@ -110,7 +115,7 @@ def test_a_client_gets_a_read_only_descriptor_of_the_cached_frames(server: Local
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.write(descriptor, b"x")
             os.close(descriptor)
-    assert REGISTRY.get_sample_value(name) == before + 3
+    until(lambda: REGISTRY.get_sample_value(name) == before + 3)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,8 @@ def test_no_descriptor_stays_behind(server: LocalServer) -> None:
             _, (descriptor,) = ask(client, WANTED)
             os.close(descriptor)
             ask(client, WANTED | {"height": 9})
-        assert open_descriptors() == before
+        # Whatever else this process opens and closes goes on meanwhile.
+        until(lambda: open_descriptors() <= before)
 
 
 def test_descriptors_that_a_client_sends_are_not_kept(server: LocalServer, frames: Path) -> None:
@@ -164,7 +170,8 @@ def test_descriptors_that_a_client_sends_are_not_kept(server: LocalServer, frame
         before = open_descriptors()
         socket.send_fds(client, [json.dumps(WANTED | {"file_id": "b"}).encode()], [file.fileno()])
         assert json.loads(client.recv(4096))["reason"] == "NO_SUCH_FILE"
-        assert open_descriptors() == before
+        # Whatever else this process opens and closes goes on meanwhile.
+        until(lambda: open_descriptors() <= before)
 
 
 def test_a_client_that_never_receives_is_dropped(server: LocalServer) -> None:

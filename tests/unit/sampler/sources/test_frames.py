@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from descriptors import open_below
 from penstock_sampler.sources.files import FileIdentity, OpenFiles
 from penstock_sampler.sources.frames import FrameReader, FrameRequest
 from penstock_sampler.sources.images import ImageColumn
@@ -173,10 +174,6 @@ def test_a_chunk_of_many_frames_is_read_once_for_a_batch(
     assert len(calls) == len(set(calls)) == len(CAMERAS) * ROWS // 4
 
 
-def _open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @pytest.mark.parametrize("limit", [1, 3])
 def test_descriptors_stay_bounded_over_300_files(
     tmp_path: Path, make: Make, limit: int, monkeypatch: pytest.MonkeyPatch
@@ -185,12 +182,12 @@ def test_descriptors_stay_bounded_over_300_files(
     copies = [Path(shutil.copyfile(first, tmp_path / f"{number}.h5")) for number in range(300)]
     identities = [FileIdentity.of(copy) for copy in copies]
     reader, out = make(4, limit), batch(300)
-    before, most, lock = _open_descriptors(), [0], threading.Lock()
+    most, lock = [0], threading.Lock()
     preadv = os.preadv
 
     def counted(descriptor: int, buffers: Any, offset: int) -> int:
         with lock:
-            most[0] = max(most[0], _open_descriptors() - before)
+            most[0] = max(most[0], open_below(tmp_path))
         return preadv(descriptor, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", counted)
