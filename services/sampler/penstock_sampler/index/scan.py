@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -186,9 +187,11 @@ def _read(
                 dataset=path,
             )
             return None
+        # Not -1: observation N may be alone in the last block, with no row of the others.
+        width = math.prod(found.shape[1:])
         # A float64 beyond float32 becomes infinite, and is counted by the statistics as such.
         with np.errstate(over="ignore"):
-            columns[name] = np.ascontiguousarray(found.reshape(end - start, -1), np.float32)
+            columns[name] = np.ascontiguousarray(found.reshape(end - start, width), np.float32)
     return columns
 
 
