@@ -15,10 +15,22 @@ from pathlib import Path
 import psutil
 
 from penstock import Plan, SamplerClient
+from penstock.client.health import check_health
+from penstock.errors import PenstockError
+from penstock.targets import Target
 
-__all__ = ["Server", "anonymous_bytes", "cached_files", "cpu_s", "fill_cache", "running_server"]
+__all__ = [
+    "Server",
+    "anonymous_bytes",
+    "cached_files",
+    "cpu_s",
+    "fill_cache",
+    "free_port",
+    "running_server",
+]
 
 _END_S = 20.0
+_LAST_LINES = 20
 _FILL_S = 240.0
 
 
@@ -29,15 +41,38 @@ class Server:
     Attributes:
         process: Its first process.
         target: Where it listens.
+        log: File that gets its output.
     """
 
-    process: psutil.Process
+    process: psutil.Popen
     target: str
+    log: Path
 
     @property
     def tree(self) -> list[psutil.Process]:
         """The process and all below it."""
         return [self.process, *self.process.children(recursive=True)]
+
+    def check(self) -> None:
+        """Raise RuntimeError with its last words if it has ended."""
+        status = self.process.poll()
+        if status is not None:
+            words = "\n".join(self.log.read_text().splitlines()[-_LAST_LINES:])
+            raise RuntimeError(f"{self.target} has ended with status {status}:\n{words}")
+
+    def wait_until_serving(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+        while True:
+            self.check()
+            try:
+                if check_health(Target.parse(self.target)).serving:
+                    return
+            except PenstockError:
+                time.sleep(0.1)
 
 
 @contextmanager
@@ -49,24 +84,24 @@ def running_server(data: str, log: Path, **settings: str | int | Path) -> Iterat
         log: File that gets its output.
         settings: Settings by their names, such as ``cache_dir``.
     """
-    port = _free_port()
+    port = free_port()
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     command = [str(Path(sys.executable).with_name("penstock")), "serve", "sampler"]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        process = subprocess.Popen(
+        process = psutil.Popen(
             [*command, f"--data={data}", f"--port={port}", "--log-format=json", *flags],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
     try:
-        yield Server(psutil.Process(process.pid), f"grpc://127.0.0.1:{port}")
+        yield Server(process, f"grpc://127.0.0.1:{port}", log)
     finally:
         process.terminate()
         try:
             process.wait(_END_S)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             process.kill()
             process.wait()
 
@@ -105,14 +140,19 @@ def anonymous_bytes(processes: Sequence[psutil.Process]) -> int:
     """
     anonymous, shared = 0, 0
     for process in processes:
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended, and holds nothing
         sizes = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        anonymous += 1024 * int(sizes["RssAnon"].split()[0])
-        shared = max(shared, 1024 * int(sizes["RssShmem"].split()[0]))
+        if "RssAnon" in sizes:  # not of one that has ended and is not waited for yet
+            anonymous += 1024 * int(sizes["RssAnon"].split()[0])
+            shared = max(shared, 1024 * int(sizes["RssShmem"].split()[0]))
     return anonymous + shared
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
