@@ -139,7 +139,7 @@ def measure(name: str, data: str, side: int, pull: Pull, fill: Pull | None) -> d
     with running_server(data, log, cache_dir=_CACHES / name) as server:
         memory = PeakMemory(server)
         server.wait_until_serving()
-        with open_sampler(server.target, image_size=(side, side)) as sampler:
+        with open_sampler(server.target, image_size=(side, side), local=False) as sampler:
             open_s = time.perf_counter() - begun
             opened_mb = anonymous_bytes(server.tree) / 1e6
             if fill is not None:

@@ -150,7 +150,7 @@ class Habit:
 
     def run_if_due(self, now_s: float) -> None:
         """Do it as often as it is due, ``now_s`` after the beginning."""
-        while now_s >= (self.done + 1) * self.every_s:
+        while now_s >= (self.done + 0.5) * self.every_s:
             self.act()
             self.done += 1
 
