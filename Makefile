@@ -75,8 +75,7 @@ soak-sampler: setup ## A day of use in 20 minutes: memory, descriptors and threa
 chaos-sampler: setup ## Kill, pause, restart and add replicas for five minutes under one epoch
 	PENSTOCK_CHAOS_S=300 $(BIN)/python -m pytest -s tests/e2e/test_sampler_chaos.py
 
-bench: setup ## Time a batch beside a plain h5py and OpenCV loop
-	$(BIN)/python benchmarks/sampler_batch.py
+bench: bench-sampler ## Run the benchmark of batches
 
 clean: ## Remove what was built, recorded and trained here (not the environments)
 	rm -rf build dist demo results .pytest_cache .ruff_cache .hypothesis .import_linter_cache

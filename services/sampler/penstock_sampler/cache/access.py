@@ -22,35 +22,15 @@ from penstock.frame_file import DamagedFile, EncodedRecords, FrameFile
 from penstock.observations import Observations
 from penstock_sampler.cache.frames import FrameCache
 from penstock_sampler.cache.key import FrameKey, Recording
+from penstock_sampler.cache.wanted import Wanted, shown
 from penstock_sampler.forking import reset_after_fork
 from penstock_sampler.sources.frames import FrameReader, FrameRequest
 
-__all__ = ["FrameAccess", "Wanted"]
+__all__ = ["FrameAccess"]
 
 _TASKS_PER_THREAD = 3
 _MOST_CODECS = 4096
 _MOST_KEYS = 1 << 16
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The frames of ``n`` transitions.
-
-    Attributes:
-        file: ``(n,)``: which recording.
-        row: ``(n,)``: the current observation.
-        next_row: ``(n,)``: the next one.
-        cameras: How many.
-        height: Pixels of every image.
-        width: Pixels of every image.
-    """
-
-    file: NDArray[np.int32]
-    row: NDArray[np.int64]
-    next_row: NDArray[np.int64]
-    cameras: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -167,7 +147,7 @@ class FrameAccess:
         Raises:
             DataFault: A file is not cached and cannot be read any more; names it.
         """
-        distinct, current, following = _shown(wanted)
+        distinct, current, following = shown(wanted)
         parts, fresh = self._encoded(distinct, wanted)
         counts = Counter[str]()
         for part in parts:
@@ -197,7 +177,7 @@ class FrameAccess:
 
         Only sizes are read now. The data raises Corrupt when it is read and is damaged.
         """
-        distinct, current, following = _shown(wanted)
+        distinct, current, following = shown(wanted)
         records, keys = EncodedRecords(), dict[FrameFile, FrameKey]()
         codecs = set[str]()
         for number, group in itertools.groupby(distinct, key=itemgetter(0)):
@@ -399,15 +379,3 @@ class FrameAccess:
     def _count(self, hits: int, misses: int) -> None:
         if self._cache is not None:
             self._cache.count(hits, misses)
-
-
-def _shown(
-    wanted: Wanted,
-) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
-    """Every observation once, by file and row, and which of them each transition shows."""
-    shown = np.concatenate([wanted.row, wanted.next_row])
-    keys = np.tile(wanted.file.astype(np.int64), 2) << 32 | shown  # a file has less than 2^31 rows
-    distinct, places = np.unique(keys, return_inverse=True)
-    pairs = zip((distinct >> 32).tolist(), (distinct & 0xFFFFFFFF).tolist(), strict=True)
-    places = places.reshape(-1).astype(np.int64)
-    return list(pairs), places[: len(wanted.row)], places[len(wanted.row) :]

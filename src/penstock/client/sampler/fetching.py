@@ -301,8 +301,10 @@ class BatchFetch:
                 (self._done if ok else self._claimed)[taken] = ok
                 if ok:
                     self._note_part(call, stop, len(taken), len(received.data))
-                # Who waits for the batch is not woken for every message.
-                if self._done.all() or not ok or (self._closed and not self._decoding):
+                # Who waits is not woken for every message: when a call, the batch, or what was
+                # still being decoded at its end is finished.
+                finished = stop == len(call.rows) or self._done.all()
+                if finished or not ok or (self._closed and not self._decoding):
                     self._changed.notify_all()
 
     def _note_part(self, call: Call, stop: int, taken: int, wire_bytes: int) -> None:
@@ -326,26 +328,15 @@ class BatchFetch:
         ids: NDArray[np.int64],
         mine: NDArray[np.bool_],
     ) -> None:
+        decode = partial(
+            part_into_rows, received.part, with_frames=self._with_frames, data=received.data
+        )
         if mine.all():
-            part_into_rows(
-                received.part,
-                self._out,
-                rows,
-                ids,
-                with_frames=self._with_frames,
-                data=received.data,
-            )
+            decode(self._out, rows, ids)
             return
         # Another replica cut its parts elsewhere and has brought some of these rows.
         scratch = self._out.like(len(rows))
-        part_into_rows(
-            received.part,
-            scratch,
-            np.arange(len(rows)),
-            ids,
-            with_frames=self._with_frames,
-            data=received.data,
-        )
+        decode(scratch, np.arange(len(rows)), ids)
         if self._with_frames:
             self._out.frames[rows[mine]] = scratch.frames[mine]
         for name, values in self._out.columns.items():
