@@ -28,6 +28,7 @@ __all__ = [
     "choose_codec",
     "codec_named",
     "decode_images",
+    "decode_into_places",
     "encode_images",
     "encode_smallest",
     "fast_image_codecs",
@@ -218,6 +219,60 @@ def decode_images(
         except Corrupt as error:
             raise Corrupt(f"image {index} of {len(rows)}: {error}") from error
         start += size
+
+
+def decode_into_places(
+    codec: str,
+    data: bytes | memoryview,
+    image_bytes: NDArray[np.uint32],
+    firsts: NDArray[np.int64],
+    places: NDArray[np.int64],
+    out: NDArray[np.uint8],
+) -> None:
+    """Decode observations of several images, each once, and put them where they are shown.
+
+    Args:
+        codec: One of ``IMAGE_CODECS``.
+        data: The encoded images, back to back.
+        image_bytes: ``(n, C)`` uint32: how many bytes each image takes; add up to those of
+            ``data``.
+        firsts: ``(n + 1,)``: observation ``i`` goes to ``places[firsts[i] : firsts[i + 1]]``.
+        places: ``(m,)``: which of the ``N`` observations of ``out``, none twice.
+        out: ``(N, C, H, W, 3)`` uint8, C-contiguous. After an error it may hold anything.
+
+    Raises:
+        Corrupt: An image does not decode.
+        InvalidInput: The codec is not known, or ``out`` is of another shape, dtype or order.
+    """
+    count, cameras = image_bytes.shape
+    images = _image_rows("out", out.reshape(-1, *out.shape[2:]))
+    check_image_codec(codec)
+    kernels = native.kernels()
+    if kernels is not None:
+        done = kernels.decode_observations(
+            IMAGE_CODECS.index(codec),
+            np.frombuffer(data, np.uint8),
+            np.ascontiguousarray(image_bytes, np.uint32),
+            firsts,
+            np.ascontiguousarray(places, np.int64),
+            images.reshape(len(out), cameras, *images.shape[1:]),
+        )
+        if done < count:
+            raise Corrupt(
+                f"observation {done} of {count}: {codec} images of {image_bytes[done].tolist()} "
+                f"bytes do not decode to {images[0].size} bytes each"
+            )
+        return
+    view, ends = memoryview(data), np.cumsum(image_bytes.sum(axis=1, dtype=np.int64)).tolist()
+    for number, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        shown = places[firsts[number] : firsts[number + 1]].tolist()
+        if not shown:
+            continue
+        try:
+            decode_images(codec, view[begin:end], image_bytes[number], out[shown[0]])
+        except Corrupt as error:
+            raise Corrupt(f"observation {number} of {count}: {error}") from error
+        out[shown[1:]] = out[shown[0]]
 
 
 def check_image_codec(name: str) -> None:

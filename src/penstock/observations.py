@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.codecs import decode_images
+from penstock.codecs import decode_into_places
 from penstock.errors import Corrupt
 
 __all__ = ["Observations", "Unread", "decode_observations"]
@@ -16,6 +16,11 @@ __all__ = ["Observations", "Unread", "decode_observations"]
 
 class Unread(Protocol):
     """Encoded images that lie somewhere else until they are wanted."""
+
+    @property
+    def from_disk(self) -> bool:
+        """Whether some had to come from a disk: reading the next ones may take long."""
+        ...
 
     def __len__(self) -> int:
         """Their size in bytes."""
@@ -56,6 +61,11 @@ class Observations:
     def raw_bytes(self) -> int:
         """Size of all images after decoding."""
         return int(self.image_bytes.size) * self.height * self.width * 3
+
+    @property
+    def from_disk(self) -> bool:
+        """Whether reading may take long; see :class:`Unread`."""
+        return not isinstance(self.data, (bytes, memoryview)) and self.data.from_disk
 
     def read_into(self, begin: int, into: memoryview) -> None:
         """Put whole images from byte ``begin`` of the data on into memory of just their size."""
@@ -107,27 +117,17 @@ def decode_observations(
         return
     # Place 2 * row is a row's current observation, 2 * row + 1 its next one.
     shown = np.stack([observations.current, observations.following], axis=1).reshape(-1)
-    places = out.reshape(-1, *out.shape[2:])
     place = np.arange(len(shown))
     if rows is not None:
         place = np.stack([2 * rows, 2 * rows + 1], axis=1).reshape(-1)
-    used, first_shown = np.unique(shown, return_index=True)
-    first = place[first_shown]
-    sizes, data = observations.image_bytes, observations.read()
-    ends = np.cumsum(sizes.sum(axis=1, dtype=np.int64))
-    # A run: neighbours in the data that are neighbours in the batch as well.
-    breaks = np.flatnonzero((np.diff(used) != 1) | (np.diff(first) != 1)) + 1
-    for run in np.split(np.arange(len(used)), breaks):
-        begin, end = int(used[run[0]]), int(used[run[-1]]) + 1
-        begun = int(first[run[0]])
-        start = int(ends[begin - 1]) if begin else 0
-        images = places[begun : begun + len(run)]
-        decode_images(
-            observations.codec,
-            data[start : int(ends[end - 1])],
-            sizes[begin:end].reshape(-1),
-            images.reshape(-1, *images.shape[2:]),
-        )
-    origin = first[np.searchsorted(used, shown)]
-    for copy in np.flatnonzero(origin != place).tolist():
-        places[place[copy]] = places[origin[copy]]
+    order = np.argsort(shown, kind="stable")
+    firsts = np.zeros(len(observations) + 1, np.int64)
+    np.cumsum(np.bincount(shown, minlength=len(observations)), out=firsts[1:])
+    decode_into_places(
+        observations.codec,
+        observations.read(),
+        observations.image_bytes,
+        firsts,
+        place[order],
+        out.reshape(-1, *out.shape[2:]),
+    )

@@ -40,6 +40,7 @@ from penstock.v1.sampler_pb2_grpc import (
     add_SamplerServiceServicer_to_server,
 )
 from penstock_sampler import metrics
+from penstock_sampler.serving.ahead import Ahead
 from penstock_sampler.serving.parts import CutPart, cut
 from penstock_sampler.serving.status import Activity, CacheStatus, ReportsCache, resident_bytes
 from penstock_sampler.serving.streams import Streams
@@ -66,6 +67,36 @@ class _Wanted:
     spec: FrameSpec
     accepted: tuple[str, ...]
     frames: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the messages of one answer have in common.
+
+    Attributes:
+        columns: All rows, without frames.
+        envelope: The message around the part that ends before a given row, without it.
+        part_number: Number of its field for the part.
+        part_bytes: Of encoded frames in a part, unless one row has more.
+    """
+
+    columns: Batch
+    envelope: Callable[[int], Message]
+    part_number: int
+    part_bytes: int
+
+    def message(self, read: Observations, first: int, piece: CutPart) -> tuple[CutPart, bytes]:
+        """A piece of the frames that were read from row ``first`` on, with the columns."""
+        start, stop = first + piece.start, first + piece.stop
+        layers = [
+            (self.envelope(stop), self.part_number),
+            (
+                part_to_message(self.columns.rows(start, stop), None, start),
+                pb.BatchPart.OBSERVATIONS_FIELD_NUMBER,
+            ),
+            (_observations_message(read, piece), pb.Observations.DATA_FIELD_NUMBER),
+        ]
+        return piece, joined(layers, piece.size_bytes, partial(_fill, read, piece.ranges))
 
 
 class SamplerService(SamplerServiceServicer):
@@ -96,7 +127,7 @@ class SamplerService(SamplerServiceServicer):
     ) -> None:
         served = backend if isinstance(backend, ServedVersions) else ServedVersions.of(backend)
         self._served, self._group_bytes = served, group_bytes
-        self._streams = Streams(max_calls, stall_s)
+        self._streams, self._ahead = Streams(max_calls, stall_s), Ahead(max_calls)
         self._forced = () if codec == "auto" else (codec,)
         self._activity = activity or Activity()
         self._local_socket, self._processes = local_socket, processes
@@ -305,34 +336,37 @@ class SamplerService(SamplerServiceServicer):
                 f"{MAX_MESSAGE_BYTES}: ask for smaller images (image_size)",
                 reason="TRANSITION_TOO_LARGE",
             )
+        answer = _Answer(columns, envelope, part_number, max(1, PART_BYTES - row_bytes))
         done = 0
-
-        def messages(read: Observations, first: int) -> Iterator[tuple[int, bytes]]:
-            for piece in cut(read, max(1, PART_BYTES - row_bytes)):
-                start, stop = first + piece.start, first + piece.stop
-                part = part_to_message(columns.rows(start, stop), None, start)
-                layers = [
-                    (envelope(stop), part_number),
-                    (part, pb.BatchPart.OBSERVATIONS_FIELD_NUMBER),
-                    (_observations_message(read, piece), pb.Observations.DATA_FIELD_NUMBER),
-                ]
-                message = joined(layers, piece.size_bytes, partial(_fill, read, piece.ranges))
-                raw_bytes = piece.image_bytes.size * height * width * 3
-                self._count(stop - start, raw_bytes, piece.size_bytes, read.codec)
-                yield stop, message
-
         cached = backend.cached_observations(ids, wanted.spec, wanted.accepted)
         if cached is not None:
             # What is damaged is not cached any more, and is read below like the rest.
             with contextlib.suppress(Corrupt):
-                for stop, message in messages(cached, 0):
+                for stop, message in self._messages(answer, cached, 0):
                     yield message
                     done = stop
         group = max(1, self._group_bytes // frame_bytes)
         for first in range(done, len(ids), group):
             read = self._read(backend, ids[first : first + group], wanted)
-            for _, message in messages(read, first):
+            for _, message in self._messages(answer, read, first):
                 yield message
+
+    def _messages(
+        self, answer: _Answer, read: Observations, first: int
+    ) -> Iterator[tuple[int, bytes]]:
+        """Messages with what was read, and the row after the last one of each.
+
+        Args:
+            answer: Whose messages they are.
+            read: Frames of some rows.
+            first: The first of those rows.
+        """
+        pieces = cut(read, answer.part_bytes)
+        tasks = (partial(answer.message, read, first, piece) for piece in pieces)
+        for piece, message in self._ahead.run(tasks, lambda: read.from_disk):
+            raw_bytes = piece.image_bytes.size * read.height * read.width * 3
+            self._count(piece.stop - piece.start, raw_bytes, piece.size_bytes, read.codec)
+            yield first + piece.stop, message
 
     def _read(
         self, backend: ReplicaBackend, ids: NDArray[np.int64], wanted: _Wanted

@@ -5,17 +5,18 @@ What is sent leaves the file for the message itself, without a copy on the way.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from penstock import native
 from penstock.errors import Corrupt
 from penstock.frame_file.reader import FrameFile
-from penstock.frame_file.records import Run
 
 __all__ = ["DamagedFile", "EncodedRecords"]
+
+_AHEAD_BYTES = 8 << 20
+"""What is asked of a disk before it is wanted: enough reads in flight to keep it busy."""
 
 
 class DamagedFile(Corrupt):
@@ -31,38 +32,46 @@ class DamagedFile(Corrupt):
 
 
 class EncodedRecords:
-    """Records back to back, in the order in which they are added."""
+    """Observations of files of the same cameras and image size, back to back; at least one.
 
-    def __init__(self) -> None:
-        self._records: list[tuple[FrameFile, Run, int]] = []
-        self._ends: list[int] = [0]
-        self._image_bytes: list[tuple[int, ...]] = []
+    Only their sizes are read now.
+
+    Args:
+        files: The files.
+        wanted: For each observation the number of its file, and its row; neighbours that follow one
+            another cost one read.
+
+    Attributes:
+        image_bytes: Encoded size of each camera's image, ``(n, C) uint32``.
+
+    Raises:
+        DamagedFile: An index is damaged.
+        InvalidInput: A row is out of range.
+    """
+
+    def __init__(self, files: Sequence[FrameFile], wanted: Sequence[tuple[int, int]]) -> None:
+        self._files, self._wanted = files, wanted
+        header = files[0].header
+        height, width, channels = header.image_shape
+        self._shape = (len(header.cameras), height, width * channels)
+        self._kernels, self._hash_address = native.kernels(), native.xxh3_address()
+        self._table = np.zeros((len(wanted), 4), np.int64)
+        self._table[:, :2] = wanted
+        self._fields = np.array([file.records.native_fields for file in files], np.int64)
+        self.image_bytes = np.empty((len(wanted), self._shape[0]), np.uint32)
+        self._locate()
+        self._ends = np.zeros(len(wanted) + 1, np.int64)
+        np.cumsum(self.image_bytes.sum(axis=1, dtype=np.int64), out=self._ends[1:])
+        self._advised = 0
+
+    @property
+    def from_disk(self) -> bool:
+        """Whether something that was read was not in memory."""
+        return self._advised > 0
 
     def __len__(self) -> int:
         """Size of all records in bytes."""
-        return self._ends[-1]
-
-    @property
-    def image_bytes(self) -> NDArray[np.uint32]:
-        """Encoded size of each camera's image, ``(n, C) uint32``."""
-        return np.array(self._image_bytes, np.uint32)
-
-    def add(self, file: FrameFile, rows: Sequence[int]) -> None:
-        """Add rows of a file; only its index is read.
-
-        Raises:
-            InvalidInput: A row is out of range.
-            DamagedFile: The index is damaged; nothing is added.
-        """
-        try:
-            runs = file.records.locate(rows)
-        except Corrupt as error:
-            raise DamagedFile(error.message, file) from error
-        for run in runs:
-            for number, sizes in enumerate(run.sizes):
-                self._records.append((file, run, number))
-                self._image_bytes.append(sizes)
-                self._ends.append(self._ends[-1] + sum(sizes))
+        return int(self._ends[-1])
 
     def read_into(self, begin: int, into: memoryview) -> None:
         """Read whole records from byte ``begin`` on, as many as ``into`` has room for.
@@ -70,15 +79,50 @@ class EncodedRecords:
         Raises:
             DamagedFile: A file is damaged; ``into`` may hold anything.
         """
-        at, stop = bisect_left(self._ends, begin), begin + len(into)
-        while self._ends[at] < stop:
-            file, run, first = self._records[at]
-            after = at + 1
-            while self._ends[after] < stop and self._records[after][1] is run:
-                after += 1
-            view = into[self._ends[at] - begin : self._ends[after] - begin]
+        first, last, ahead = np.searchsorted(
+            self._ends, (begin, begin + len(into), begin + len(into) + _AHEAD_BYTES)
+        ).tolist()
+        done = first
+        if self._kernels is not None and self._hash_address:
+            # A hint: who reads elsewhere at the same time only makes it a worse one.
+            advised = self._advised
+            read, told = self._kernels.read_records(
+                self._hash_address,
+                self._fields,
+                self._table[first : min(ahead, len(self._wanted))],
+                self._shape,
+                into,
+                count=last - first,
+                advised=max(advised - first, 1) if advised else 0,
+            )
+            done += read
+            self._advised = told + first if told else 0
+        if done < last:
+            self._read_plainly(done, last, into[int(self._ends[done]) - begin :])
+
+    def _locate(self) -> None:
+        done = 0
+        if self._kernels is not None:
+            done = self._kernels.record_sizes(
+                self._fields, self._table, self._shape, self.image_bytes
+            )
+        for number in range(done, len(self._wanted)):
+            file, row = self._wanted[number]
             try:
-                file.records.read_run(run, first, first + after - at, view)
+                (run,) = self._files[file].records.locate([row])
             except Corrupt as error:
-                raise DamagedFile(error.message, file) from error
-            at = after
+                raise DamagedFile(error.message, self._files[file]) from error
+            self.image_bytes[number] = run.sizes[0]
+
+    def _read_plainly(self, first: int, last: int, into: memoryview) -> None:
+        """Read without the native library, or say in words what it found wrong."""
+        at = 0
+        for number in range(first, last):
+            size = int(self._ends[number + 1] - self._ends[number])
+            file, row = self._wanted[number]
+            try:
+                (run,) = self._files[file].records.locate([row])
+                self._files[file].records.read_run(run, 0, 1, into[at : at + size])
+            except Corrupt as error:
+                raise DamagedFile(error.message, self._files[file]) from error
+            at += size

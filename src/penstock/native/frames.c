@@ -1,10 +1,12 @@
 /* Observations of files of cached frames (penstock/frame_file): read, checked, decoded and put
  * where they belong, many in one call. What is wrong with a file is left to Python to say. */
-#define _DEFAULT_SOURCE /* preadv */
+#define _GNU_SOURCE /* preadv2 */
 #define _FILE_OFFSET_BITS 64
 
 #include "kernels.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -146,24 +148,31 @@ PS_INLINE int64_t neighbours(const ps_observation *wanted, int64_t count) {
   return run;
 }
 
-int64_t ps_read_frames(int level, ps_hash hash, const ps_frame_file *files,
-                       const ps_observation *wanted, int64_t count, const int64_t *places,
-                       int64_t cameras, int64_t rows, int64_t row_bytes, uint8_t *out) {
-  int64_t image = rows * row_bytes;
+static ps_reader reader_of(int level, ps_hash hash, int64_t cameras, int64_t rows,
+                           int64_t row_bytes) {
+  int64_t image = rows * row_bytes, entry = ENTRY_SIZES + 4 * cameras;
   ps_reader reader = {.level = level,
-                      .stream = count * cameras * image >= STREAM_BYTES,
                       .hash = hash,
                       .cameras = cameras,
                       .rows = rows,
                       .row_bytes = row_bytes,
                       .image_bytes = image,
                       .most_image_bytes = image + image / 32 + 256,
-                      .record_bytes = cameras * image};
-  int64_t entry = ENTRY_SIZES + 4 * cameras, most_record = cameras * reader.most_image_bytes;
-  reader.entry_bytes = (entry + ENTRY_ALIGN - 1) / ENTRY_ALIGN * ENTRY_ALIGN;
+                      .record_bytes = cameras * image,
+                      .entry_bytes = (entry + ENTRY_ALIGN - 1) / ENTRY_ALIGN * ENTRY_ALIGN};
+  return reader;
+}
+
+int64_t ps_read_frames(int level, ps_hash hash, const ps_frame_file *files,
+                       const ps_observation *wanted, int64_t count, const int64_t *places,
+                       int64_t cameras, int64_t rows, int64_t row_bytes, uint8_t *out) {
+  ps_reader reader = reader_of(level, hash, cameras, rows, row_bytes);
+  reader.stream = count * reader.record_bytes >= STREAM_BYTES;
+  int64_t most_record = cameras * reader.most_image_bytes;
   reader.room = most_record > MOST_RUN_BYTES ? most_record : MOST_RUN_BYTES;
   int64_t index_room = MOST_NEIGHBOURS * reader.entry_bytes;
-  uint8_t *memory = malloc((size_t)(index_room + reader.room + ps_most_planes(image) + 1));
+  uint8_t *memory =
+      malloc((size_t)(index_room + reader.room + ps_most_planes(reader.image_bytes) + 1));
   if (!memory) return PS_NO_MEMORY;
   reader.entries = memory;
   reader.data = memory + index_room;
@@ -177,5 +186,135 @@ int64_t ps_read_frames(int level, ps_hash hash, const ps_frame_file *files,
     if (read < run.count) break;
   }
   free(memory);
+  return done;
+}
+
+/* Whether all of it is in memory, and has been read: the disk is not asked. */
+static int read_now(const ps_frame_file *file, uint8_t *to, int64_t size, int64_t at) {
+#ifdef RWF_NOWAIT
+  struct iovec piece = {.iov_base = to, .iov_len = (size_t)size};
+  ssize_t got = preadv2((int)file->descriptor, &piece, 1, (off_t)at, RWF_NOWAIT);
+  return got == (ssize_t)size || (got < 0 && errno != EAGAIN && read_at(file, to, size, at));
+#else
+  return read_at(file, to, size, at);
+#endif
+}
+
+static void will_need(const ps_frame_file *file, int64_t at, int64_t size) {
+#ifdef POSIX_FADV_WILLNEED
+  (void)posix_fadvise((int)file->descriptor, (off_t)at, (off_t)size, POSIX_FADV_WILLNEED);
+#else
+  (void)file, (void)at, (void)size;
+#endif
+}
+
+int64_t ps_record_sizes(const ps_frame_file *files, const ps_observation *wanted, int64_t count,
+                        int64_t cameras, int64_t rows, int64_t row_bytes, uint32_t *sizes) {
+  ps_reader reader = reader_of(0, NULL, cameras, rows, row_bytes);
+  reader.room = MOST_NEIGHBOURS * cameras * reader.most_image_bytes;
+  reader.entries = malloc((size_t)(MOST_NEIGHBOURS * reader.entry_bytes));
+  if (!reader.entries) return PS_NO_MEMORY;
+  int64_t done = 0, warm = 1;
+  while (done < count) {
+    const ps_observation *next = wanted + done;
+    const ps_frame_file *file = files + next->file;
+    ps_run run = {.count = neighbours(next, count - done), .first = next->row};
+    if (warm && run.first >= 0 && run.first <= file->observations - run.count &&
+        !read_now(file, reader.entries, run.count * reader.entry_bytes,
+                  file->index_at + run.first * reader.entry_bytes)) {
+      /* From a disk, all of them at once take little longer than one. */
+      for (int64_t i = done; i < count; i++)
+        will_need(files + wanted[i].file,
+                  files[wanted[i].file].index_at + wanted[i].row * reader.entry_bytes,
+                  reader.entry_bytes);
+      warm = 0;
+    }
+    if (!locate(&reader, file, &run)) break;
+    for (int64_t i = 0; i < run.count; i++)
+      for (int64_t camera = 0; camera < cameras; camera++)
+        *sizes++ = image_size(&reader, i, camera);
+    done += run.count;
+  }
+  free(reader.entries);
+  return done;
+}
+
+/* Has the system read records `from` to `to` of `wanted`, without waiting for it. */
+static void advise(ps_reader *reader, const ps_frame_file *files, const ps_observation *wanted,
+                   int64_t from, int64_t to) {
+  reader->room = INT64_MAX;
+  while (from < to) {
+    const ps_frame_file *file = files + wanted[from].file;
+    ps_run run = {.count = neighbours(wanted + from, to - from), .first = wanted[from].row};
+    if (locate(reader, file, &run))
+      will_need(file, file->data_at + (int64_t)run.at, run.total);
+    from += run.count;
+  }
+}
+
+int64_t ps_read_records(ps_hash hash, const ps_frame_file *files, const ps_observation *wanted,
+                        int64_t count, int64_t ahead, int64_t *advised, int64_t cameras,
+                        int64_t rows, int64_t row_bytes, uint8_t *out, int64_t size) {
+  ps_reader reader = reader_of(0, hash, cameras, rows, row_bytes);
+  reader.entries = malloc((size_t)(MOST_NEIGHBOURS * reader.entry_bytes));
+  if (!reader.entries) return PS_NO_MEMORY;
+  if (*advised > 0 && *advised < count + ahead) {
+    advise(&reader, files, wanted, *advised, count + ahead);
+    *advised = count + ahead;
+  }
+  int64_t done = 0, at = 0;
+  while (done < count) {
+    const ps_observation *next = wanted + done;
+    const ps_frame_file *file = files + next->file;
+    ps_run run = {.count = neighbours(next, count - done), .first = next->row};
+    reader.room = size - at;
+    if (!locate(&reader, file, &run) || run.count == 0) break;
+    int64_t place = file->data_at + (int64_t)run.at;
+    if (!read_now(file, out + at, run.total, place)) {
+      if (*advised == 0) {
+        advise(&reader, files, wanted, done, count + ahead);
+        *advised = count + ahead;
+        reader.room = size - at;
+        if (!locate(&reader, file, &run)) break;
+      }
+      if (!read_at(file, out + at, run.total, place)) break;
+    }
+    int64_t checked = 0;
+    for (; checked < run.count && matches(&reader, &run, checked, out + at); checked++)
+      at += run.sizes[checked];
+    done += checked;
+    if (checked < run.count) break;
+  }
+  free(reader.entries);
+  return done;
+}
+
+int64_t ps_decode_observations(int level, int codec, const uint8_t *data, const uint32_t *sizes,
+                               int64_t count, const int64_t *firsts, const int64_t *places,
+                               int64_t cameras, int64_t rows, int64_t row_bytes, uint8_t *out,
+                               int64_t room) {
+  ps_reader reader = reader_of(level, NULL, cameras, rows, row_bytes);
+  int streams = room * reader.record_bytes >= STREAM_BYTES;
+  if (codec == PS_BITPLANES_LZ4) {
+    reader.planes = malloc((size_t)ps_most_planes(reader.image_bytes) + 1);
+    if (!reader.planes) return PS_NO_MEMORY;
+  }
+  int64_t done = 0;
+  for (; done < count; done++) {
+    const int64_t *place = places + firsts[done];
+    int64_t copies = firsts[done + 1] - firsts[done];
+    uint8_t *to = copies > 0 ? out + *place * reader.record_bytes : NULL;
+    for (int64_t camera = 0; camera < cameras; camera++) {
+      int64_t encoded = *sizes++;
+      if (to && ps_decode_image(level, codec, data, encoded, rows, row_bytes, reader.planes,
+                                streams && copies == 1, to + camera * reader.image_bytes) != 0)
+        goto damaged;
+      data += encoded;
+    }
+    for (int64_t copy = 1; copy < copies; copy++)
+      memcpy(out + place[copy] * reader.record_bytes, to, (size_t)reader.record_bytes);
+  }
+damaged:
+  free(reader.planes);
   return done;
 }

@@ -88,6 +88,31 @@ PS_API int64_t ps_read_frames(int level, ps_hash hash, const ps_frame_file *file
                               const ps_observation *wanted, int64_t count, const int64_t *places,
                               int64_t cameras, int64_t rows, int64_t row_bytes, uint8_t *out);
 
+/* Sizes of the encoded images of `count` observations, [observation][camera]; only indexes are
+ * read, and places are not looked at. Returns as ps_read_frames does. */
+PS_API int64_t ps_record_sizes(const ps_frame_file *files, const ps_observation *wanted,
+                               int64_t count, int64_t cameras, int64_t rows, int64_t row_bytes,
+                               uint32_t *sizes);
+
+/* Reads `count` observations as they lie in their files, back to back, into `out` of just their
+ * size, and checks them. `ahead` more follow in `wanted`: once something was not in memory, the
+ * system is told to read all of them at once. `*advised` is up to which of `wanted` it has been
+ * told, 0 for never. Returns as ps_read_frames does. */
+PS_API int64_t ps_read_records(ps_hash hash, const ps_frame_file *files,
+                               const ps_observation *wanted, int64_t count, int64_t ahead,
+                               int64_t *advised, int64_t cameras, int64_t rows, int64_t row_bytes,
+                               uint8_t *out, int64_t size);
+
+/* Decodes `count` observations of `cameras` images each from `data`, whose `sizes` the caller has
+ * summed up, into their places: of observation i those from places[firsts[i]] to before
+ * places[firsts[i + 1]], which count the `room` observations of `out`. Returns `count`, or the
+ * index of the first observation that does not decode, or PS_NO_MEMORY. */
+PS_API int64_t ps_decode_observations(int level, int codec, const uint8_t *data,
+                                      const uint32_t *sizes, int64_t count,
+                                      const int64_t *firsts, const int64_t *places,
+                                      int64_t cameras, int64_t rows, int64_t row_bytes,
+                                      uint8_t *out, int64_t room);
+
 /* The most bytes that the bit planes of one image take. */
 int64_t ps_most_planes(int64_t image_bytes);
 

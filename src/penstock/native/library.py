@@ -26,7 +26,7 @@ __all__ = [
 LEVELS = ("portable", "avx2", "avx512")
 """Sets of instructions, each including the ones before; all give equal bytes."""
 
-_ABI = 3
+_ABI = 4
 _FILE = Path(__file__).with_name("kernels.so")
 _SWITCH = "PENSTOCK_NATIVE"
 _NO_MEMORY = -1
@@ -70,6 +70,21 @@ class Kernels:
         self._read_frames.argtypes = [
             *(ctypes.c_int, pointer, pointer, pointer, size),
             *(pointer, *3 * [size], pointer),
+        ]
+        self._record_sizes = library.ps_record_sizes
+        self._record_sizes.restype = size
+        self._record_sizes.argtypes = [pointer, pointer, *4 * [size], pointer]
+        self._read_records = library.ps_read_records
+        self._read_records.restype = size
+        self._read_records.argtypes = [
+            *(pointer, pointer, pointer, *2 * [size], ctypes.POINTER(size)),
+            *(*3 * [size], pointer, size),
+        ]
+        self._decode_observations = library.ps_decode_observations
+        self._decode_observations.restype = size
+        self._decode_observations.argtypes = [
+            *(*2 * [ctypes.c_int], *2 * [pointer], size, *2 * [pointer]),
+            *(*3 * [size], pointer, size),
         ]
         self._resize = library.ps_resize
         self._resize.restype = size
@@ -155,6 +170,107 @@ class Kernels:
         )
         if done == _NO_MEMORY:
             raise LimitExceeded(f"no memory to decode images of {out.shape[2:]} bytes")
+        return done
+
+    def record_sizes(
+        self,
+        files: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        shape: tuple[int, int, int],
+        sizes: NDArray[np.uint32],
+    ) -> int:
+        """Read from their files' indexes how long the encoded images of observations are.
+
+        Args:
+            files: As for :meth:`read_frames`.
+            wanted: ``(n, 4)``, likewise; places are not looked at.
+            shape: ``(C, H, row_bytes)`` of an observation.
+            sizes: ``(n, C)``, filled.
+
+        Returns:
+            ``n``, or the index of the first observation that is out of range or damaged.
+
+        Raises:
+            LimitExceeded: No memory for a piece of an index.
+        """
+        done = self._record_sizes(
+            *(_address(files), _address(wanted), len(wanted), *shape, _address(sizes))
+        )
+        if done == _NO_MEMORY:
+            raise LimitExceeded("no memory for a piece of an index of frames")
+        return done
+
+    def read_records(
+        self,
+        hash_address: int,
+        files: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        shape: tuple[int, int, int],
+        out: memoryview,
+        *,
+        count: int,
+        advised: int,
+    ) -> tuple[int, int]:
+        """Read observations as they lie in their files, and check them.
+
+        Args:
+            hash_address: See ``xxh3_address``.
+            files: As for :meth:`read_frames`.
+            wanted: ``(n, 4)``, likewise; places are not looked at.
+            shape: ``(C, H, row_bytes)`` of an observation.
+            out: Memory of just the size of the first ``count`` of them, filled.
+            count: How many to read; the others will be wanted next. Once one had to come from the
+                disk, the system is told to read those meanwhile.
+            advised: How many of ``wanted`` it has been told of; 0 while all were in memory.
+
+        Returns:
+            ``count``, or the index of the first observation that cannot be read or is damaged;
+            and ``advised`` for the next call.
+
+        Raises:
+            LimitExceeded: No memory for a piece of an index.
+        """
+        told = ctypes.c_int64(advised)
+        done = self._read_records(
+            *(hash_address, _address(files), _address(wanted), count, len(wanted) - count),
+            *(ctypes.byref(told), *shape),
+            *(_address(np.frombuffer(out, np.uint8)), len(out)),
+        )
+        if done == _NO_MEMORY:
+            raise LimitExceeded("no memory for a piece of an index of frames")
+        return done, told.value
+
+    def decode_observations(
+        self,
+        codec: int,
+        data: NDArray[np.uint8],
+        sizes: NDArray[np.uint32],
+        firsts: NDArray[np.int64],
+        places: NDArray[np.int64],
+        out: NDArray[np.uint8],
+    ) -> int:
+        """Decode observations, each once, and put them where they are shown.
+
+        Args:
+            codec: Index in ``penstock.codecs.IMAGE_CODECS``.
+            data: ``(size,)`` uint8: the encoded images, back to back.
+            sizes: ``(n, C)``: of each image; they add up to the size of ``data``.
+            firsts: ``(n + 1,)``: observation ``i`` goes to ``places[firsts[i] : firsts[i + 1]]``.
+            places: Which of the ``N`` observations of ``out``; in range, none twice.
+            out: ``(N, C, H, row_bytes)``.
+
+        Returns:
+            ``n``, or the index of the first observation that does not decode.
+
+        Raises:
+            LimitExceeded: No memory for one decoded image.
+        """
+        done = self._decode_observations(
+            *(self._level, codec, _address(data), _address(sizes), len(sizes)),
+            *(_address(firsts), _address(places), *out.shape[1:], _address(out), len(out)),
+        )
+        if done == _NO_MEMORY:
+            raise LimitExceeded(f"no memory to decode an image of {out.shape[2:]} bytes")
         return done
 
     def resize(

@@ -61,6 +61,10 @@ class _CachedData:
     keys: dict[FrameFile, FrameKey]
     damaged: Callable[[FrameKey, FrameFile, Corrupt], None]
 
+    @property
+    def from_disk(self) -> bool:
+        return self.records.from_disk
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -178,27 +182,29 @@ class FrameAccess:
         Only sizes are read now. The data raises Corrupt when it is read and is damaged.
         """
         distinct, current, following = shown(wanted)
-        records, keys = EncodedRecords(), dict[FrameFile, FrameKey]()
-        codecs = set[str]()
+        files: list[FrameFile] = []
+        keys: dict[FrameFile, FrameKey] = {}
+        places: list[tuple[int, int]] = []
         for number, group in itertools.groupby(distinct, key=itemgetter(0)):
             key = self.key(number, wanted.height, wanted.width)
             file = self._find(key)
-            if file is None:
+            if file is None or file.header.codec not in accepted:
                 return None
+            if files and file.header.codec != files[0].header.codec:
+                return None
+            places += [(len(files), row) for _, row in group]
+            files.append(file)
             keys[file] = key
-            codecs.add(file.header.codec)
-            if len(codecs) > 1 or not codecs <= set(accepted):
-                return None
-            try:
-                records.add(file, [row for _, row in group])
-            except DamagedFile as error:
-                self._damaged(key, file, error)
-                return None
-        if not codecs:
+        if not files:
+            return None
+        try:
+            records = EncodedRecords(files, places)
+        except DamagedFile as error:
+            self._damaged(keys[error.file], error.file, error)
             return None
         self._count(len(distinct), 0)
         return Observations(
-            codecs.pop(),
+            files[0].header.codec,
             wanted.height,
             wanted.width,
             records.image_bytes,

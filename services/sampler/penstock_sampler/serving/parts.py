@@ -73,15 +73,17 @@ def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
 def _rows(
     current: list[int], following: list[int], sizes: list[int], part_bytes: int
 ) -> Iterator[tuple[int, int]]:
-    start, held_bytes, held = 0, 0, set[int]()
-    for row, pair in enumerate(zip(current, following, strict=True)):
-        added = {shown for shown in pair if shown not in held}
-        added_bytes = sum(sizes[shown] for shown in added)
+    start, held_bytes = 0, 0
+    part_of = [-1] * len(sizes)  # the part, named by its first row, that holds an observation
+    for row, (shown, after) in enumerate(zip(current, following, strict=True)):
+        added_bytes = 0 if part_of[shown] == start else sizes[shown]
+        if after != shown and part_of[after] != start:
+            added_bytes += sizes[after]
         if row > start and held_bytes + added_bytes > part_bytes:
             yield start, row
-            start, held_bytes, held, added = row, 0, set[int](), set(pair)
-            added_bytes = sum(sizes[shown] for shown in added)
-        held |= added
+            start, held_bytes = row, 0
+            added_bytes = sizes[shown] + (sizes[after] if after != shown else 0)
+        part_of[shown] = part_of[after] = start
         held_bytes += added_bytes
     if len(current) > start:
         yield start, len(current)

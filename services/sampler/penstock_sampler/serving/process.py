@@ -25,7 +25,7 @@ __all__ = ["serve_process", "serve_sampler"]
 
 log = structlog.get_logger(__name__)
 
-_KEPT_BYTES = 64 << 20
+_KEPT_BYTES = 8 << 20
 """Free memory that the allocator keeps for the next messages: a few streams' worth."""
 
 
