@@ -47,6 +47,11 @@ _PEERS = {
     "ray": "Ray Data",
     "lerobot": "LeRobot's loader",
 }
+_MEMORY_ROWS = {
+    "serving_1m": "1 M transitions, read from the recordings while their frames are cached",
+    "cached_1m": "1 M transitions, frames cached",
+    "index_100m": "100 M transitions",
+}
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -121,10 +126,10 @@ def _peers(found: dict[str, Any]) -> str:
 
 def _memory(found: dict[str, Any]) -> str:
     table = _table(
-        ("server", "anonymous memory, MB"),
+        ("server, batches pulled", "anonymous memory, MB", "just opened, MB"),
         (
-            ("1 M transitions, batches pulled", f"{found['serving_1m_peak_mb']:.0f}"),
-            ("100 M transitions, batches pulled", f"{found['index_100m_peak_mb']:.0f}"),
+            (text, f"{found[name]['peak_mb']:.0f}", f"{found[name]['opened_mb']:.0f}")
+            for name, text in _MEMORY_ROWS.items()
         ),
     )
     return "\n\n".join((table, _machine(found)))

@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 
-__all__ = ["keep_message_memory"]
+__all__ = ["give_back_memory", "keep_message_memory"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
@@ -30,11 +30,7 @@ def keep_message_memory(kept_bytes: int = 512 << 20) -> bool:
     Args:
         kept_bytes: Free memory at the end of a heap up to which nothing is given back.
     """
-    if os.environ.get("PENSTOCK_MALLOPT") == "0":
-        return False
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_library(), "mallopt", None)
     settings = (
         (_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES),
         (_M_TRIM_THRESHOLD, kept_bytes),
@@ -42,3 +38,22 @@ def keep_message_memory(kept_bytes: int = 512 << 20) -> bool:
         (_M_ARENA_MAX, _ARENAS),
     )
     return mallopt is not None and all(mallopt(name, value) for name, value in settings)
+
+
+def give_back_memory() -> None:
+    """Return free memory to the system, wherever it lies: after work that will not come again soon.
+
+    What is still used keeps whole heaps from shrinking; the free pages between are given back.
+    """
+    trim = getattr(_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _library() -> ctypes.CDLL | None:
+    """The C library, where it is glibc on Linux and may be touched."""
+    if os.environ.get("PENSTOCK_MALLOPT") == "0":
+        return None
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return None
+    return ctypes.CDLL(None)

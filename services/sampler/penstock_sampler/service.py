@@ -52,7 +52,7 @@ log = structlog.get_logger(__name__)
 
 MAX_IDS = 65_536
 MAX_SIDE = 4096
-PART_BYTES = 2 << 20
+PART_BYTES = 1 << 20
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
 _WEIGHTS_PER_MESSAGE = 65_536
@@ -116,7 +116,7 @@ class SamplerService(SamplerServiceServicer):
     def __init__(
         self,
         backend: ReplicaBackend | ServedVersions,
-        group_bytes: int = 4 << 20,
+        group_bytes: int = 2 << 20,
         max_calls: int = 32,
         *,
         stall_s: float = 120.0,
@@ -305,7 +305,7 @@ class SamplerService(SamplerServiceServicer):
         envelope: Callable[[int], Message],
         part_number: int,
     ) -> Iterator[bytes]:
-        """Serialised messages with the transitions ``ids``, about 2 MiB each.
+        """Serialised messages with the transitions ``ids``, about 1 MiB each.
 
         Args:
             backend: What to read.

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from penstock.config import Settings
 from penstock.server.settings import ServerSettings
-from penstock_sampler.cores import default_io_threads
+from penstock_sampler.cores import default_io_threads, usable_cores
 from penstock_sampler.options import (
     DEFAULT_CAMERAS,
     DataOptions,
@@ -125,7 +125,7 @@ class SamplerSettings(DataSettings, ServerSettings):
         "transitions, more streams get RESOURCE_EXHAUSTED.",
     )
     group_bytes: int = Field(
-        4 << 20,
+        2 << 20,
         ge=1 << 20,
         description="Frames, before encoding, that one stream reads at a time: its memory.",
     )
@@ -165,4 +165,4 @@ class SamplerSettings(DataSettings, ServerSettings):
     @property
     def process_count(self) -> int:
         """Server processes to run."""
-        return len(os.sched_getaffinity(0)) if self.processes == "auto" else int(self.processes)
+        return usable_cores() if self.processes == "auto" else int(self.processes)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from weakref import WeakSet
 
+from penstock.allocator import give_back_memory
 from penstock.disk import is_disk_full
 from penstock.errors import DataFault, PenstockError
 from penstock_sampler.cache.building import Outcome
@@ -96,7 +97,7 @@ class FrameBuilder:
             with self._changed:
                 if not self._queue:
                     self._leave()
-                    return
+                    break
                 name, key = self._queue.popitem(last=False)
                 self._building.add(name)
             retry_s, alive = _FAULT_RETRY_S, False
@@ -111,6 +112,7 @@ class FrameBuilder:
                     if not alive:  # its traceback is shown; the next request starts another thread
                         self._leave()
                     self._changed.notify_all()
+        give_back_memory()
 
     def _leave(self) -> None:
         self._threads.discard(threading.current_thread())

@@ -20,7 +20,7 @@ from penstock_sampler.sources.frames import FrameReader, FrameRequest
 
 __all__ = ["Outcome", "build_frames"]
 
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 2 << 20
 _STORED_BYTES = 64 << 20
 """What is read for a block at most: how soon building stops, where images become much smaller."""
 _PROBED_ROWS = 8
@@ -47,7 +47,7 @@ def build_frames(
     stop: threading.Event | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Build one file; memory is bounded by a block of 8 MiB, or a few observations.
+    """Build one file; memory is bounded by a block of 2 MiB, or one observation.
 
     Args:
         key: Which frames.
@@ -132,6 +132,7 @@ class _Build:
             self.reader.read_block(recording.identity, recording.images, start, end, frames)
             data, image_bytes = encode_images(header.codec, frames.reshape(-1, *shape[1:]))
             writer.append(data, image_bytes.reshape(len(frames), -1))
+            del data  # not beside those of the next block
             if self.progress is not None:
                 self.progress(len(frames))
             if writer.size_bytes > self.room_bytes:

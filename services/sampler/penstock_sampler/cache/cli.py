@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from penstock.config import settings_options
+from penstock_sampler.cores import usable_cores
 from penstock_sampler.settings import DataSettings
 
 __all__ = ["sampler"]
@@ -34,7 +33,7 @@ def sampler() -> None:
 @click.option(
     "--jobs",
     type=click.IntRange(1, 256),
-    default=lambda: len(os.sched_getaffinity(0)),
+    default=usable_cores,
     show_default="one a core",
     help="Files at a time.",
 )

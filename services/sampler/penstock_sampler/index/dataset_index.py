@@ -6,9 +6,10 @@ goes on. Joints, actions and rewards are kept on disk and read from there.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from penstock.errors import DataFault, InvalidInput
 from penstock_sampler.checks.findings import WarningCount
 from penstock_sampler.index.discovery import FoundFile
 from penstock_sampler.index.entry_store import IndexStore
+from penstock_sampler.index.helpers import Helpers
 from penstock_sampler.index.record_store import RecordStore
 from penstock_sampler.index.scalars import RecordShape
 from penstock_sampler.index.scan import FileScan
@@ -141,9 +143,10 @@ def build_index(
         DataFault: No file can be served; names the first reasons.
         LimitExceeded: There is no room for the temporary file.
     """
-    records = RecordStore(options, spool_dir, _open_entries(index_dir, options), max_open)
+    entries = _open_entries(index_dir, options)
+    records = RecordStore(options, spool_dir, entries, max_open)
     try:
-        return _build(found, records)
+        return _build(tuple(found), records, Helpers(entries, options))
     except BaseException:
         records.close()
         raise
@@ -164,14 +167,15 @@ def _open_entries(index_dir: Path | None, options: DataOptions) -> IndexStore | 
         return None
 
 
-def _build(found: Iterable[FoundFile], records: RecordStore) -> DatasetIndex:
+def _build(found: Sequence[FoundFile], records: RecordStore, helpers: Helpers) -> DatasetIndex:
     refused: dict[str, DataFault] = {}
     scanned: list[tuple[FoundFile, FileScan]] = []
-    for file in found:
-        try:
-            scanned.append((file, records.scan(file.path)))
-        except DataFault as error:
-            refused[file.file_id] = error
+    with contextlib.closing(helpers.each([file.path for file in found])) as paths:
+        for file, path in zip(found, paths, strict=True):
+            try:
+                scanned.append((file, records.scan(path)))
+            except DataFault as error:
+                refused[file.file_id] = error
     scanned = _keep_majority(scanned, refused)
     if not scanned:
         raise _nothing_left(refused)

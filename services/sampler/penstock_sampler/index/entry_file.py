@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class SourceStamp:
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
-        return asdict(self) | {"path": str(self.path)}
+        return _fields(self) | {"path": str(self.path)}
 
 
 def write_entry(descriptor: int, stamp: SourceStamp, scan: FileScan, records_end: int) -> None:
@@ -105,13 +105,14 @@ def write_entry(descriptor: int, stamp: SourceStamp, scan: FileScan, records_end
     document = json.dumps(
         {
             "source": stamp.document(),
-            "layout": asdict(scan.layout),
+            "layout": scan.layout,
             "digest": scan.digest.hex(),
             "counts": {name: scan.moments[name].count for name in COLUMNS},
             "left_out": scan.left_out,
-            "warnings": [asdict(warning) for warning in scan.warnings],
+            "warnings": scan.warnings,
             "arrays": {name: array.shape for name, array in arrays.items()},
-        }
+        },
+        default=_fields,
     ).encode()
     body = document + b"".join(array.tobytes() for array in arrays.values())
     header = _HEADER.pack(
@@ -208,3 +209,8 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON; unlike ``asdict``, nothing in it is copied."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}

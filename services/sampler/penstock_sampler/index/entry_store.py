@@ -112,11 +112,13 @@ class IndexStore:
         """
         stamp = self.stamp(path)
         descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, self.entry(path).name, self.folder)
+        writer = EntryWriter(self, descriptor, Path(unfinished), stamp)
         try:
-            yield EntryWriter(self, descriptor, Path(unfinished), stamp)
+            yield writer
         finally:
             os.close(descriptor)
-            Path(unfinished).unlink(missing_ok=True)
+            if not writer.committed:
+                Path(unfinished).unlink(missing_ok=True)
 
     def entry(self, path: Path) -> Path:
         """Where what is known of a file lies; one place for each way of reading it."""
@@ -188,6 +190,7 @@ class EntryWriter:
         self._store, self._descriptor = store, descriptor
         self._unfinished, self._stamp = unfinished, stamp
         self._records: RecordWriter | None = None
+        self.committed = False
 
     def records(self, shape: RecordShape) -> RecordWriter:
         """The writer of its records."""
@@ -208,6 +211,7 @@ class EntryWriter:
             return None
         entry = self._store.entry(scan.identity.path)
         self._unfinished.replace(entry)
+        self.committed = True
         status = os.fstat(self._descriptor)
         self._store.added(entry, size_bytes)
         identity = FileIdentity(entry, size_bytes, status.st_mtime_ns)

@@ -26,7 +26,7 @@ from penstock_sampler.index.spool import Spool
 from penstock_sampler.options import DataOptions
 from penstock_sampler.sources.files import OpenFiles
 
-__all__ = ["RecordStore"]
+__all__ = ["RecordStore", "scan_into_entry"]
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class RecordStore:
     def _scan(self, path: Path) -> tuple[FileScan, RecordPlace]:
         if self._entries:
             try:
-                found = self._into_entry(path, self._entries)
+                found = scan_into_entry(path, self._options, self._entries)
             except OSError as error:
                 log.warning(
                     "%s cannot be written (%s): the next start reads the data again",
@@ -162,22 +162,6 @@ class RecordStore:
                 if found is not None:
                     return found
         return self._into_spool(path)
-
-    def _into_entry(self, path: Path, entries: IndexStore) -> tuple[FileScan, RecordPlace] | None:
-        """Scan a file into an entry; None when there is no room, or an entry could not last."""
-        with entries.writer(path) as entry:
-
-            def start(shape: RecordShape, *, self_contained: bool) -> RecordWriter:
-                if not self_contained:
-                    raise _HeldElsewhere
-                return entry.records(shape)
-
-            try:
-                scan = scan_file(path, self._options, start)
-            except _HeldElsewhere:
-                return None
-            place = entry.commit(scan)
-        return None if place is None else (scan, place)
 
     def _into_spool(self, path: Path) -> tuple[FileScan, RecordPlace]:
         if self._spool is None:
@@ -197,3 +181,27 @@ class RecordStore:
         place = RecordPlace(None, spool.descriptor, spool.end, writers[0].rows)
         spool.keep(writers[0])
         return scan, place
+
+
+def scan_into_entry(
+    path: Path, options: DataOptions, entries: IndexStore
+) -> tuple[FileScan, RecordPlace] | None:
+    """Scan a file into an entry; None when there is no room, or an entry could not last.
+
+    Raises:
+        DataFault: It cannot be served; names dataset, value and what to do.
+        OSError: The entry cannot be written.
+    """
+    with entries.writer(path) as entry:
+
+        def start(shape: RecordShape, *, self_contained: bool) -> RecordWriter:
+            if not self_contained:
+                raise _HeldElsewhere
+            return entry.records(shape)
+
+        try:
+            scan = scan_file(path, options, start)
+        except _HeldElsewhere:
+            return None
+        place = entry.commit(scan)
+    return None if place is None else (scan, place)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from penstock.allocator import keep_message_memory
+from penstock.allocator import give_back_memory, keep_message_memory
 from penstock.errors import DataFault, NotFound, Unavailable
 from penstock.server import configure_logging, serve
 from penstock.targets import Target
@@ -66,6 +66,7 @@ def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | No
             if not settings.wait_for_data:
                 raise
             log.warning("no data yet", reason=error.reason, error=error.message)
+        give_back_memory()  # what reading the files took
         if settings.watch_s:
             watch = Watch(served, lambda: _fingerprint(target.locations), settings.watch_s)
             watch.start()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 
 from penstock_sampler.checks.findings import Findings
 from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File
@@ -35,10 +38,26 @@ class Column:
     path: str
     data: h5py.Dataset
 
+    # HDF5 makes these anew for whoever asks, and the checks of a file ask dozens of times.
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of the dataset."""
+        return self.data.shape
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the dataset."""
+        return self.data.dtype
+
+    @cached_property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Shape of a chunk; None where the dataset has none."""
+        return self.data.chunks
+
     @property
     def rows(self) -> int:
         """Length of the first axis; 0 for a dataset without axes."""
-        return int(self.data.shape[0]) if self.data.shape else 0
+        return int(self.shape[0]) if self.shape else 0
 
 
 def find_dataset(
@@ -100,52 +119,52 @@ def find_dataset(
 
 def check_vector(column: Column, kinds: str, findings: Findings) -> bool:
     """Whether it is ``(rows, width)`` of a dtype whose kind is in ``kinds``."""
-    path, dataset = column.path, column.data
-    if len(dataset.shape) != 2 or dataset.shape[1] < 1:  # noqa: PLR2004 - rows and width
+    path = column.path
+    if len(column.shape) != 2 or column.shape[1] < 1:  # noqa: PLR2004 - rows and width
         findings.fail(
             path,
-            f"{path} has shape {dataset.shape}: expected (rows, width)",
+            f"{path} has shape {column.shape}: expected (rows, width)",
             remedy="write one vector a row, (N, 1) for a single number",
             reason="WRONG_RANK",
             dataset=path,
         )
         return False
-    if dataset.dtype.kind not in kinds:
+    if column.dtype.kind not in kinds:
         findings.fail(
             path,
-            f"{path} has dtype {dataset.dtype}: expected float32 or other numbers",
+            f"{path} has dtype {column.dtype}: expected float32 or other numbers",
             remedy="write it as float32",
             reason="WRONG_DTYPE",
             dataset=path,
         )
         return False
-    if dataset.shape[1] > _MAX_WIDTH:
+    if column.shape[1] > _MAX_WIDTH:
         findings.fail(
             path,
-            f"{path} has width {dataset.shape[1]}: at most {_MAX_WIDTH} is served",
+            f"{path} has width {column.shape[1]}: at most {_MAX_WIDTH} is served",
             remedy="write images as images",
             reason="TOO_LARGE",
             dataset=path,
         )
         return False
-    findings.ok(path, f"{dataset.shape} {dataset.dtype}", dataset=path)
+    findings.ok(path, f"{column.shape} {column.dtype}", dataset=path)
     return True
 
 
 def is_single_column(column: Column) -> bool:
     """Whether it is ``(rows,)`` or ``(rows, 1)``."""
-    shape = column.data.shape
+    shape = column.shape
     return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)  # noqa: PLR2004
 
 
 def check_storage(column: Column, check: str, findings: Findings) -> bool:
     """Whether something was written, chunks have a sane size, and virtual sources exist."""
     path, dataset = column.path, column.data
-    item_bytes: int = dataset.dtype.itemsize
-    if dataset.chunks and math.prod(dataset.chunks) * item_bytes > _MAX_CHUNK_BYTES:
+    item_bytes: int = column.dtype.itemsize
+    if column.chunks and math.prod(column.chunks) * item_bytes > _MAX_CHUNK_BYTES:
         findings.fail(
             check,
-            f"{path} has chunks of {math.prod(dataset.chunks) * item_bytes} bytes: at most "
+            f"{path} has chunks of {math.prod(column.chunks) * item_bytes} bytes: at most "
             f"{_MAX_CHUNK_BYTES} is read at once",
             remedy="rewrite it with one row a chunk (h5repack -l CHUNK=...)",
             reason="TOO_LARGE",
@@ -167,10 +186,10 @@ def check_storage(column: Column, check: str, findings: Findings) -> bool:
                 dataset=path,
             )
             return False
-    elif math.prod(dataset.shape) and dataset.id.get_storage_size() == 0:
+    elif math.prod(column.shape) and dataset.id.get_storage_size() == 0:
         findings.fail(
             check,
-            f"{path} has shape {dataset.shape} but nothing was ever written to it",
+            f"{path} has shape {column.shape} but nothing was ever written to it",
             remedy="record it again",
             reason="NEVER_WRITTEN",
             dataset=path,

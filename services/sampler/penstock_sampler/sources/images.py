@@ -46,21 +46,21 @@ def check_image(
     column: Column, camera: str, wanted: ImageOrder, findings: Findings
 ) -> ImageColumn | None:
     """Recognise an image dataset; None with a fault when it is none."""
-    path, dataset, check = column.path, column.data, f"{camera} camera"
-    if len(dataset.shape) != _RANK:
+    path, check = column.path, f"{camera} camera"
+    if len(column.shape) != _RANK:
         findings.fail(
             check,
-            f"{path} has shape {dataset.shape}: expected (rows, height, width, 3) or "
+            f"{path} has shape {column.shape}: expected (rows, height, width, 3) or "
             "(rows, 3, height, width)",
             remedy="write colour images, one a row",
             reason="WRONG_RANK",
             dataset=path,
         )
         return None
-    if dataset.dtype != "uint8":
+    if column.dtype != "uint8":
         findings.fail(
             check,
-            f"{path} has dtype {dataset.dtype}: expected uint8",
+            f"{path} has dtype {column.dtype}: expected uint8",
             remedy="scale the images to 0..255 and write them as uint8",
             reason="WRONG_DTYPE",
             dataset=path,
@@ -69,7 +69,7 @@ def check_image(
     order = _order(column, check, wanted, findings)
     if order is None:
         return None
-    height, width = dataset.shape[1:3] if order == "hwc" else dataset.shape[2:4]
+    height, width = column.shape[1:3] if order == "hwc" else column.shape[2:4]
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         findings.fail(
             check,
@@ -79,13 +79,13 @@ def check_image(
             dataset=path,
         )
         return None
-    findings.ok(check, f"{path} {dataset.shape} {order.upper()} {dataset.dtype}", dataset=path)
-    if dataset.chunks and dataset.chunks[0] > _MAX_FRAMES_PER_CHUNK:
+    findings.ok(check, f"{path} {column.shape} {order.upper()} {column.dtype}", dataset=path)
+    if column.chunks and column.chunks[0] > _MAX_FRAMES_PER_CHUNK:
         findings.warn(
             check,
-            f"{path} keeps {dataset.chunks[0]} frames in a chunk: each read decodes them all",
+            f"{path} keeps {column.chunks[0]} frames in a chunk: each read decodes them all",
             remedy=f"rewrite it with one frame a chunk: h5repack -l {path}:CHUNK="
-            + "x".join(str(extent) for extent in (1, *dataset.shape[1:])),
+            + "x".join(str(extent) for extent in (1, *column.shape[1:])),
             reason="LARGE_CHUNKS",
             dataset=path,
         )
@@ -95,12 +95,12 @@ def check_image(
 def _order(
     column: Column, check: str, wanted: ImageOrder, findings: Findings
 ) -> Literal["hwc", "chw"] | None:
-    path, dataset = column.path, column.data
-    last, first = dataset.shape[3] == _CHANNELS, dataset.shape[1] == _CHANNELS
+    path = column.path
+    last, first = column.shape[3] == _CHANNELS, column.shape[1] == _CHANNELS
     if last and first and wanted == "auto":
         findings.fail(
             check,
-            f"{path} has shape {dataset.shape}: both HWC and CHW fit",
+            f"{path} has shape {column.shape}: both HWC and CHW fit",
             remedy="say which it is in the setting image_order (--image-order or "
             "PENSTOCK_IMAGE_ORDER, hwc or chw)",
             reason="AMBIGUOUS_IMAGE_ORDER",
@@ -114,7 +114,7 @@ def _order(
     axes = {"auto": "last (HWC) or first (CHW)", "hwc": "last (HWC)", "chw": "first (CHW)"}
     findings.fail(
         check,
-        f"{path} has shape {dataset.shape}: expected 3 channels {axes[wanted]}",
+        f"{path} has shape {column.shape}: expected 3 channels {axes[wanted]}",
         remedy="write RGB images"
         if wanted == "auto"
         else f"write RGB images, or leave the setting image_order={wanted} out",

@@ -98,9 +98,9 @@ def read_layout(file: Hdf5File, options: DataOptions, findings: Findings) -> Fil
         rows=action.rows,
         observations=joint.rows,
         joint=joint.path,
-        joint_dim=int(joint.data.shape[1]),
+        joint_dim=int(joint.shape[1]),
         action=action.path,
-        action_dim=int(action.data.shape[1]),
+        action_dim=int(action.shape[1]),
         reward=reward.path,
         terminal=terminal.path,
         cuts=tuple(column.path for column in cuts),
@@ -123,16 +123,16 @@ def _flat(file: Hdf5File, path: str, kinds: str, findings: Findings) -> Column |
     if not is_single_column(column):
         findings.fail(
             path,
-            f"{path} has shape {column.data.shape}: expected (N,) or (N, 1)",
+            f"{path} has shape {column.shape}: expected (N,) or (N, 1)",
             remedy="write one value a row",
             reason="WRONG_RANK",
             dataset=path,
         )
         return None
-    if column.data.dtype.kind not in kinds:
+    if column.dtype.kind not in kinds:
         findings.fail(
             path,
-            f"{path} has dtype {column.data.dtype}: expected "
+            f"{path} has dtype {column.dtype}: expected "
             + ("bool or numbers" if kinds == _FLAGS else "float32 or other numbers"),
             remedy="write it as bool" if kinds == _FLAGS else "write it as float32",
             reason="WRONG_DTYPE",
@@ -141,7 +141,7 @@ def _flat(file: Hdf5File, path: str, kinds: str, findings: Findings) -> Column |
         return None
     if not check_storage(column, path, findings):
         return None
-    findings.ok(path, f"{column.data.shape} {column.data.dtype}", dataset=path)
+    findings.ok(path, f"{column.shape} {column.dtype}", dataset=path)
     return column
 
 
@@ -152,13 +152,13 @@ def _episode_ends(file: Hdf5File, findings: Findings) -> str:
     column = find_dataset(file, path, (path,), findings)
     if column is None:
         return ""
-    data = column.data
-    if len(data.shape) != 1 or data.dtype.kind not in _INTEGERS:
+    if len(column.shape) != 1 or column.dtype.kind not in _INTEGERS:
         findings.fail(
             path,
-            f"{path} has shape {data.shape} and dtype {data.dtype}: expected (episodes,) integers",
+            f"{path} has shape {column.shape} and dtype {column.dtype}: expected (episodes,) "
+            "integers",
             remedy="write the exclusive end row of each episode",
-            reason="WRONG_RANK" if len(data.shape) != 1 else "WRONG_DTYPE",
+            reason="WRONG_RANK" if len(column.shape) != 1 else "WRONG_DTYPE",
             dataset=path,
         )
         return ""

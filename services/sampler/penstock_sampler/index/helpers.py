@@ -1,0 +1,132 @@
+"""Processes that index files ahead of the one that opens the dataset.
+
+HDF5 and the interpreter work on one file at a time, so a thousand files take one core seconds while
+the others wait. Helpers begin at the end of the list and leave entries in the folder of the index,
+where the process that opens the dataset finds them when it gets there; whatever they leave out, it
+does itself. Run as a module, this is a helper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from penstock.errors import PenstockError
+from penstock_sampler.cores import usable_cores
+from penstock_sampler.index.entry_store import IndexStore
+from penstock_sampler.index.record_store import scan_into_entry
+from penstock_sampler.options import DataOptions
+
+__all__ = ["Helpers", "help_index"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.15
+"""Files are read so long before it is told how long the others will take."""
+_WORTH_S = 0.8
+"""What one helper should save; it needs a third of a second to start."""
+_MOST_HELPERS = 15
+_END_S = 10.0
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a helper is to do: entries of these files, in that order."""
+
+    folder: Path
+    options: DataOptions
+    paths: list[Path]
+
+
+@dataclass
+class Helpers:
+    """Starts helpers once it shows that the files take long; ends them with the last file.
+
+    Args:
+        entries: Where entries go; None, and nobody helps.
+        options: How files are read.
+        cores: That may be used, this process included.
+    """
+
+    entries: IndexStore | None
+    options: DataOptions
+    cores: int = field(default_factory=usable_cores)
+    _running: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+
+    def each(self, paths: Sequence[Path]) -> Generator[Path]:
+        """The files, one by one, to be indexed before the next one is asked for."""
+        begun_s, decided = time.monotonic(), self.entries is None or self.cores < 2  # noqa: PLR2004
+        try:
+            for number, path in enumerate(paths):
+                passed_s = time.monotonic() - begun_s
+                if number and not decided and passed_s > _LOOK_S:
+                    decided = True
+                    self._start(paths[number + 1 :], passed_s / number * (len(paths) - number))
+                yield path
+        finally:
+            self._end()
+
+    def _start(self, paths: Sequence[Path], left_s: float) -> None:
+        entries, count = self.entries, min(int(left_s / _WORTH_S), self.cores - 1, _MOST_HELPERS)
+        if entries is None or not count or not sys.executable:
+            return
+        missing = [path for path in reversed(paths) if not entries.entry(path).exists()]
+        count = min(count, len(missing))
+        log.info("%d files are not indexed yet: %d processes help", len(missing), count)
+        for number in range(count):
+            order = _Order(entries.folder, self.options, missing[number::count])
+            with tempfile.TemporaryFile() as told:
+                pickle.dump(order, told)
+                told.seek(0)
+                self._running.append(
+                    subprocess.Popen(  # noqa: S603 - this module
+                        [sys.executable, "-m", __name__],
+                        stdin=told,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,  # what is wrong, this process finds and says
+                    )
+                )
+
+    def _end(self) -> None:
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._running.clear()
+
+
+def help_index() -> None:
+    """Be a helper: make the entries that standard input asks for, until told to end."""
+    signal.signal(signal.SIGTERM, _end_now)
+    parent = os.getppid()
+    order: _Order = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by the parent process
+    entries = IndexStore(order.folder, order.options)
+    for path in order.paths:
+        if os.getppid() != parent:
+            return
+        if not entries.entry(path).exists():
+            with contextlib.suppress(PenstockError, OSError):
+                scan_into_entry(path, order.options, entries)
+
+
+def _end_now(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)  # an unfinished entry is removed on the way
+
+
+if __name__ == "__main__":
+    help_index()
