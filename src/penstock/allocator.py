@@ -2,7 +2,8 @@
 
 Each message of about 1 MB is allocated and freed, by clients and by servers. With the defaults of
 glibc that memory goes back to the system every time, and the next message pays for fresh pages: a
-batch takes up to twice as long. Threads share two heaps, as each heap keeps memory of its own. Only
+batch takes up to twice as long. Threads share one heap: each would keep free memory of its
+own, and what takes long here does not allocate. Only
 glibc on Linux is touched, once per process; ``PENSTOCK_MALLOPT=0`` leaves it as it is.
 """
 
@@ -19,8 +20,8 @@ __all__ = ["give_back_memory", "keep_message_memory"]
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
 """The largest that glibc takes: messages come from its heaps, not from mappings of their own."""
-_TOP_PAD_BYTES = 4 << 20
-_ARENAS = 2
+_TOP_PAD_BYTES = 1 << 20
+_ARENAS = 1
 
 
 @functools.cache

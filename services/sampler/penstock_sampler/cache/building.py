@@ -77,6 +77,7 @@ def build_frames(
     header = key.header(codec)
     mean_bytes = len(encode_images(codec, images)[0]) / len(probe)
     size_bytes = _index_bytes(header) + int(mean_bytes * header.observations * _MARGIN)
+    del probe, images  # not beside the blocks
     with store.room(key, size_bytes) as there_is:
         if not there_is:
             return Outcome.NO_ROOM
