@@ -2,9 +2,9 @@
 
 Each message of about 1 MB is allocated and freed, by clients and by servers. With the defaults of
 glibc that memory goes back to the system every time, and the next message pays for fresh pages: a
-batch takes up to twice as long. Threads share one heap: each would keep free memory of its
-own, and what takes long here does not allocate. Only
-glibc on Linux is touched, once per process; ``PENSTOCK_MALLOPT=0`` leaves it as it is.
+batch takes up to twice as long. Threads share one heap: each would keep free memory of its own, and
+what takes long here does not allocate. Only glibc on Linux is touched, once per process;
+``PENSTOCK_MALLOPT=0`` leaves it as it is.
 """
 
 from __future__ import annotations

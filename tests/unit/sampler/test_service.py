@@ -169,9 +169,8 @@ def test_parts_stay_below_their_size_and_hold_every_observation_once(
         assert found.codec == codec
         row += part.rows
     if codec == tb.CODEC_RAW:
-        # Three cameras: five observations are 900 KiB, six would be 1080. Five rows are read at a
-        # time.
-        assert [part.rows for part in parts] == [4, 1, 3]
+        # Three cameras: five observations are 900 KiB, six would be 1080.
+        assert [part.rows for part in parts] == [4, 4]
         assert set(parts[0].observations.image_bytes) == {image}
 
 
