@@ -116,7 +116,7 @@ class SamplerService(SamplerServiceServicer):
     def __init__(
         self,
         backend: ReplicaBackend | ServedVersions,
-        group_bytes: int = 4 << 20,
+        group_bytes: int = 3 << 20,
         max_calls: int = 32,
         *,
         stall_s: float = 120.0,

@@ -125,7 +125,7 @@ class SamplerSettings(DataSettings, ServerSettings):
         "transitions, more streams get RESOURCE_EXHAUSTED.",
     )
     group_bytes: int = Field(
-        4 << 20,
+        3 << 20,
         ge=1 << 20,
         description="Frames, before encoding, that one stream reads at a time: its memory.",
     )

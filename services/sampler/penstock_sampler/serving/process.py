@@ -25,8 +25,8 @@ __all__ = ["serve_process", "serve_sampler"]
 
 log = structlog.get_logger(__name__)
 
-_KEPT_BYTES = 8 << 20
-"""Free memory that the allocator keeps for the next messages: a few streams' worth."""
+_KEPT_BYTES = 24 << 20
+"""Free memory that the allocator keeps for the next messages; of less, each takes fresh pages."""
 
 
 def serve_sampler(settings: SamplerSettings) -> None:
