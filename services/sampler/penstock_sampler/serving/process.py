@@ -55,7 +55,7 @@ def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | No
     """
     shared_port = settings.process_count > 1
     configure_logging(settings.log_level, settings.log_format, pid=shared_port)
-    keep_message_memory(_KEPT_BYTES)
+    keep_message_memory(_KEPT_BYTES, heaps=1)
     target = Target.parse(settings.data)
     served = ServedVersions(lambda: open_backend(target, settings))
     with contextlib.ExitStack() as stack:
