@@ -120,6 +120,7 @@ def fill_cache(sampler: SamplerClient, plan: Plan, folder: Path) -> None:
             raise TimeoutError(f"{len(cached_files(folder))} of {files} files cached in {folder}")
         sampler.sample(epoch, 0)  # an epoch's batch touches every file of a few
         time.sleep(0.5)
+    os.sync()  # what is still being written would take the disk and cores from what is timed
 
 
 def cached_files(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ __all__ = ["serve_process", "serve_sampler"]
 
 log = structlog.get_logger(__name__)
 
-_KEPT_BYTES = 24 << 20
+_KEPT_BYTES = 32 << 20
 """Free memory that the allocator keeps for the next messages; of less, each takes fresh pages."""
 
 
