@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from penstock.client.saver import AsyncCheckpointSaver
     from penstock.client.trainer import TrainerClient, open_trainer
     from penstock.errors import PenstockError
+    from penstock.monitor import PerformanceMonitor, format_checkpoint_name
     from penstock.plan import Plan
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "ConverterClient",
     "FrameSpec",
     "PenstockError",
+    "PerformanceMonitor",
     "Plan",
     "SamplerClient",
     "TrainerClient",
+    "format_checkpoint_name",
     "load_checkpoint",
     "open_checkpoints",
     "open_converter",
@@ -39,9 +42,11 @@ _HOME = {
     "ConverterClient": "penstock.client.converter",
     "FrameSpec": "penstock.batch",
     "PenstockError": "penstock.errors",
+    "PerformanceMonitor": "penstock.monitor",
     "Plan": "penstock.plan",
     "SamplerClient": "penstock.client.sampler",
     "TrainerClient": "penstock.client.trainer",
+    "format_checkpoint_name": "penstock.monitor",
     "load_checkpoint": "penstock.client.checkpoint",
     "open_checkpoints": "penstock.client.checkpoint",
     "open_converter": "penstock.client.converter",
