@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from penstock_sampler.cache import cli, warm_view
+from penstock_sampler.cache import warm_view
 from unit.sampler.cache.cached import batch_of, open_dataset
 from unit.sampler.recording import arrays, write
 
@@ -188,7 +188,7 @@ def test_jobs_are_one_a_core_unless_given(
         return show(console, warming)
 
     monkeypatch.setattr(warm_view, "show_progress", noted)
-    monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
     warm(data, *typed)
     assert seen == [jobs or 5]
 
