@@ -244,6 +244,8 @@ def decode_into_places(
         Corrupt: An image does not decode.
         InvalidInput: The codec is not known, or ``out`` is of another shape, dtype or order.
     """
+    if not out.flags.c_contiguous:
+        raise InvalidInput("out must be C-contiguous", field="out")
     count, cameras = image_bytes.shape
     images = _image_rows("out", out.reshape(-1, *out.shape[2:]))
     check_image_codec(codec)

@@ -9,14 +9,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 
 from penstock.errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
 
 __all__ = ["PerformanceMonitor", "TimingStatistics", "format_checkpoint_name"]
 
@@ -162,19 +159,6 @@ class PerformanceMonitor:
         """
         for name, value in self.scalars(prefix).items():
             writer.add_scalar(name, value, step)
-
-    def export_prometheus(self, registry: CollectorRegistry | None = None) -> None:
-        """Have Prometheus scrape all timers: ``penstock_timer_seconds``, by name and quantile.
-
-        Args:
-            registry: Where it collects; None takes the usual one of the process.
-
-        Raises:
-            ImportError: ``prometheus-client`` is not installed.
-        """
-        from penstock.monitor_metrics import TimerCollector  # noqa: PLC0415 - an optional package
-
-        TimerCollector(self).register(registry)
 
     def __str__(self) -> str:
         """A table, in milliseconds."""

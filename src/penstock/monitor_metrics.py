@@ -1,22 +1,20 @@
-"""Timers of a monitor as Prometheus metrics: the part of it that needs ``prometheus_client``."""
+"""Timers of a monitor for Prometheus; needs ``prometheus_client``, which servers bring."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from penstock.monitor import PerformanceMonitor
+from penstock.monitor import PerformanceMonitor
 
-__all__ = ["TimerCollector"]
+__all__ = ["export_prometheus"]
 
 _NAME = "penstock_timer_seconds"
 
 
-class TimerCollector(Collector):
+class _TimerCollector(Collector):
     """Gives the statistics of a monitor whenever it is scraped.
 
     Args:
@@ -25,10 +23,6 @@ class TimerCollector(Collector):
 
     def __init__(self, monitor: PerformanceMonitor) -> None:
         self._monitor = monitor
-
-    def register(self, registry: CollectorRegistry | None = None) -> None:
-        """Be scraped with ``registry``, or with the usual one of the process."""
-        (REGISTRY if registry is None else registry).register(self)
 
     def collect(self) -> Iterator[Metric]:
         """One summary, with a label for the timer."""
@@ -40,3 +34,15 @@ class TimerCollector(Collector):
             metric.add_sample(f"{_NAME}_count", {"timer": name}, found["count"])
             metric.add_sample(f"{_NAME}_sum", {"timer": name}, found["total"])
         yield metric
+
+
+def export_prometheus(
+    monitor: PerformanceMonitor, registry: CollectorRegistry | None = None
+) -> None:
+    """Have all timers scraped: ``penstock_timer_seconds``, by timer and quantile.
+
+    Args:
+        monitor: Whose.
+        registry: Where it collects; None takes the usual one of the process.
+    """
+    (REGISTRY if registry is None else registry).register(_TimerCollector(monitor))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.codecs import decode_into_places
-from penstock.errors import Corrupt
+from penstock.errors import Corrupt, InvalidInput
 
 __all__ = ["Observations", "Unread", "decode_observations"]
 
@@ -112,9 +112,12 @@ def decode_observations(
 
     Raises:
         Corrupt: An image does not decode.
+        InvalidInput: ``out`` is not contiguous.
     """
     if not out.size or not len(observations):
         return
+    if not out.flags.c_contiguous:
+        raise InvalidInput("out must be C-contiguous", field="out")
     # Place 2 * row is a row's current observation, 2 * row + 1 its next one.
     shown = np.stack([observations.current, observations.following], axis=1).reshape(-1)
     place = np.arange(len(shown))

@@ -25,7 +25,7 @@ from penstock.client.messages import (
     files_to_messages,
     spec_from_message,
 )
-from penstock.client.part_messages import part_to_message
+from penstock.client.part_messages import observations_to_message, part_to_message
 from penstock.client.plan_messages import plan_from_message
 from penstock.dataset import DatasetInfo
 from penstock.errors import Corrupt, DataFault, InvalidInput, LimitExceeded
@@ -88,13 +88,18 @@ class _Answer:
     def message(self, read: Observations, first: int, piece: CutPart) -> tuple[CutPart, bytes]:
         """A piece of the frames that were read from row ``first`` on, with the columns."""
         start, stop = first + piece.start, first + piece.stop
+        part = part_to_message(self.columns.rows(start, stop), start)
+        shown = observations_to_message(
+            read.codec,
+            (read.height, read.width),
+            piece.image_bytes,
+            piece.current,
+            piece.following,
+        )
         layers = [
             (self.envelope(stop), self.part_number),
-            (
-                part_to_message(self.columns.rows(start, stop), None, start),
-                pb.BatchPart.OBSERVATIONS_FIELD_NUMBER,
-            ),
-            (_observations_message(read, piece), pb.Observations.DATA_FIELD_NUMBER),
+            (part, pb.BatchPart.OBSERVATIONS_FIELD_NUMBER),
+            (shown, pb.Observations.DATA_FIELD_NUMBER),
         ]
         return piece, joined(layers, piece.size_bytes, partial(_fill, read, piece.ranges))
 
@@ -322,7 +327,7 @@ class SamplerService(SamplerServiceServicer):
             rows = max(1, PART_BYTES // row_bytes)
             for start in range(0, len(ids), rows):
                 part = columns.rows(start, start + rows)
-                message = part_to_message(part, None, start)
+                message = part_to_message(part, start)
                 self._count(len(part), 0, 0, "")
                 data = message.SerializeToString()
                 layers = [(envelope(start + len(part)), part_number)]
@@ -418,16 +423,3 @@ def _fill(read: Observations, ranges: list[tuple[int, int]], into: memoryview) -
         for begin, end in ranges:
             read.read_into(begin, into[at : at + end - begin])
             at += end - begin
-
-
-def _observations_message(read: Observations, piece: CutPart) -> pb.Observations:
-    """Everything about the observations of a part but their data."""
-    return pb.Observations(
-        count=len(piece.image_bytes),
-        codec=CODEC_NUMBERS[read.codec],
-        height_px=read.height,
-        width_px=read.width,
-        image_bytes=piece.image_bytes.reshape(-1).tolist(),
-        current=piece.current,
-        next=piece.following,
-    )

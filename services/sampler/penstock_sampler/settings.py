@@ -9,8 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from penstock.config import Settings
+from penstock.cores import usable_cores
 from penstock.server.settings import ServerSettings
-from penstock_sampler.cores import default_io_threads, usable_cores
+from penstock_sampler.cores import default_io_threads
 from penstock_sampler.options import (
     DEFAULT_CAMERAS,
     DataOptions,

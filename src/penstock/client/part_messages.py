@@ -5,6 +5,8 @@ Whatever comes from a wire is checked here against what the reader asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,39 +16,55 @@ from penstock.errors import Corrupt, InvalidInput
 from penstock.observations import Observations, decode_observations
 from penstock.v1 import sampler_pb2 as pb
 
-__all__ = ["observations_from_message", "part_into_batch", "part_into_rows", "part_to_message"]
+__all__ = [
+    "observations_from_message",
+    "observations_to_message",
+    "part_into_batch",
+    "part_into_rows",
+    "part_to_message",
+]
 
 
-def part_to_message(
-    batch: Batch, observations: Observations | None, first_row: int
-) -> pb.BatchPart:
-    """Rows of a batch as they travel; ``first_row`` is where they go in the whole.
+def part_to_message(batch: Batch, first_row: int) -> pb.BatchPart:
+    """Rows of a batch as they travel, without their frames.
 
     Args:
         batch: The columns; its frames are not looked at.
-        observations: The frames of these rows; None leaves them out.
-        first_row: Of the request (Fetch) or the step (Sample).
+        first_row: Where they go in the whole: of the request (Fetch) or the step (Sample).
     """
-    part = pb.BatchPart(
+    return pb.BatchPart(
         first_row=first_row,
         rows=len(batch),
         transition_ids=batch.transition_ids.tolist(),
         columns=[tensor_to_message(name, values) for name, values in batch.columns.items()],
     )
-    if observations is not None:
-        part.observations.CopyFrom(
-            pb.Observations(
-                count=len(observations),
-                codec=CODEC_NUMBERS[observations.codec],
-                height_px=observations.height,
-                width_px=observations.width,
-                image_bytes=observations.image_bytes.reshape(-1).tolist(),
-                data=bytes(observations.read()),
-                current=observations.current.tolist(),
-                next=observations.following.tolist(),
-            )
-        )
-    return part
+
+
+def observations_to_message(
+    codec: str,
+    size: tuple[int, int],
+    image_bytes: NDArray[np.uint32],
+    current: Sequence[int],
+    following: Sequence[int],
+) -> pb.Observations:
+    """The frames of a part as they travel, all but the encoded images.
+
+    Args:
+        codec: Of every image.
+        size: Height and width of every image.
+        image_bytes: ``(N, C) uint32``: encoded size of each camera's image.
+        current: For each row of the part, which of them it shows.
+        following: Likewise, for its next observation.
+    """
+    return pb.Observations(
+        count=len(image_bytes),
+        codec=CODEC_NUMBERS[codec],
+        height_px=size[0],
+        width_px=size[1],
+        image_bytes=image_bytes.reshape(-1).tolist(),
+        current=current,
+        next=following,
+    )
 
 
 def observations_from_message(

@@ -122,7 +122,7 @@ class EncodedRecords:
             file, row = self._wanted[number]
             try:
                 (run,) = self._files[file].records.locate([row])
-                self._files[file].records.read_run(run, 0, 1, into[at : at + size])
+                self._files[file].records.read_run(run, into[at : at + size])
             except Corrupt as error:
                 raise DamagedFile(error.message, self._files[file]) from error
             at += size

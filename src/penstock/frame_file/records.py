@@ -75,7 +75,7 @@ class Records:
         data = bytearray(sum(run.size_bytes for run in runs))
         view, at = memoryview(data), 0
         for run in runs:
-            self.read_run(run, 0, len(run), view[at : at + run.size_bytes])
+            self.read_run(run, view[at : at + run.size_bytes])
             at += run.size_bytes
         shape = (len(rows), len(self.header.cameras))
         sizes = [image for run in runs for image in run.sizes]
@@ -93,17 +93,14 @@ class Records:
             for start, stop in _neighbours(rows, self._max_rows)
         ]
 
-    def read_run(self, run: Run, first: int, last: int, into: memoryview) -> None:
-        """Read the records ``first`` to ``last`` of a run into memory of just their size.
+    def read_run(self, run: Run, into: memoryview) -> None:
+        """Read the records of a run into memory of just their size.
 
         Raises:
             Corrupt: The file is damaged; names it and the row.
         """
-        begin = run.ends[first]
-        _preadv(self.descriptor, [into], self.data_offset + run.at + begin, self.name)
-        for number in range(first, last):
-            record = into[run.ends[number] - begin : run.ends[number + 1] - begin]
-            self._check_record(run, number, record)
+        _preadv(self.descriptor, [into], self.data_offset + run.at, self.name)
+        self._check(run, into)
 
     def decode(self, wanted: Mapping[int, Sequence[int]], slots: NDArray[np.uint8]) -> None:
         """Decode observations.

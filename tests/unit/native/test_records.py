@@ -16,6 +16,7 @@ from penstock.frame_file import (
     FrameHeader,
     FrameSource,
 )
+from penstock.observations import Observations, decode_observations
 
 ROWS, CAMERAS, SIZE = 50, 3, (6, 50)
 
@@ -152,3 +153,14 @@ def test_what_does_not_decode_is_named(way):
     out = np.empty((4, 1, *SIZE, 3), np.uint8)
     with pytest.raises(Corrupt, match="observation 2 of 4: "):
         decode_into_places("bitplanes", data[:-3], sizes, np.arange(5), np.arange(4), out)
+
+
+def test_memory_that_is_not_contiguous_is_refused_and_not_copied():
+    images = np.zeros((2, *SIZE, 3), np.uint8)
+    data, sizes = encode_images("raw", images)
+    out = np.empty((4, 1, *SIZE, 3), np.uint8)[::2]
+    with pytest.raises(InvalidInput, match="contiguous"):
+        decode_into_places("raw", data, sizes.reshape(2, 1), np.arange(3), np.arange(2), out)
+    shown = Observations("raw", *SIZE, sizes.reshape(2, 1), data, np.array([0]), np.array([1]))
+    with pytest.raises(InvalidInput, match="contiguous"):
+        decode_observations(shown, np.empty((2, 2, 1, *SIZE, 3), np.uint8)[::2])

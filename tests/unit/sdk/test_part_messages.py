@@ -2,11 +2,14 @@ import numpy as np
 import pytest
 
 from penstock.batch import Batch, FrameSpec
-from penstock.client.part_messages import part_into_batch, part_to_message
+from penstock.client.part_messages import (
+    observations_to_message,
+    part_into_batch,
+    part_to_message,
+)
 from penstock.codecs import encode_images
 from penstock.dataset import Camera, DatasetInfo
 from penstock.errors import Corrupt, InvalidInput
-from penstock.observations import Observations
 from penstock.v1 import tensor_pb2 as tb
 
 HEIGHT, WIDTH, CAMERAS = 6, 5, 2
@@ -28,11 +31,14 @@ def pictures(count=6):
     return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
-def observed(codec="raw"):
-    data, image_bytes = encode_images(codec, pictures().reshape(-1, HEIGHT, WIDTH, 3))
-    return Observations(
-        codec, HEIGHT, WIDTH, image_bytes.reshape(-1, CAMERAS), data, CURRENT, FOLLOWING
-    )
+def sent(batch, first_row, codec="raw"):
+    data, sizes = encode_images(codec, pictures().reshape(-1, HEIGHT, WIDTH, 3))
+    part = part_to_message(batch, first_row)
+    sizes = sizes.reshape(-1, CAMERAS)
+    shown = observations_to_message(codec, (HEIGHT, WIDTH), sizes, CURRENT, FOLLOWING)
+    part.observations.CopyFrom(shown)
+    part.observations.data = data
+    return part
 
 
 def filled_batch(size=4):
@@ -50,7 +56,7 @@ def test_a_part_fills_its_rows_and_no_others(codec):
     out.transition_ids[:] = 0
     out.transition_ids[1:5] = source.transition_ids
     out.frames[:] = 99
-    assert part_into_batch(part_to_message(source, observed(codec), 1), out) == 4
+    assert part_into_batch(sent(source, 1, codec), out) == 4
     for row, (current, following) in enumerate(zip(CURRENT, FOLLOWING, strict=True)):
         assert (out.frames[1 + row, 0] == pictures()[current]).all()
         assert (out.frames[1 + row, 1] == pictures()[following]).all()
@@ -60,7 +66,7 @@ def test_a_part_fills_its_rows_and_no_others(codec):
 
 
 def test_an_observation_that_rows_share_travels_once():
-    part = part_to_message(filled_batch(), observed(), 0)
+    part = sent(filled_batch(), 0)
     assert len(part.observations.data) == pictures().nbytes
     assert part.observations.count == 6 < 2 * len(CURRENT)
 
@@ -86,14 +92,14 @@ def test_an_observation_that_rows_share_travels_once():
     ],
 )
 def test_a_part_that_does_not_fit_is_corrupt(damage):
-    part = part_to_message(filled_batch(), observed(), 0)
+    part = sent(filled_batch(), 0)
     damage(part)
     with pytest.raises(Corrupt):
         part_into_batch(part, filled_batch())
 
 
 def test_a_codec_of_a_newer_server_is_named():
-    part = part_to_message(filled_batch(), observed(), 0)
+    part = sent(filled_batch(), 0)
     part.observations.codec = tb.CODEC_SHUFFLE_ZSTD
     with pytest.raises(InvalidInput, match="codec 4 is not known"):
         part_into_batch(part, filled_batch())

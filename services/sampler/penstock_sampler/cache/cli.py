@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from penstock.config import settings_options
-from penstock_sampler.cores import usable_cores
+from penstock.cores import usable_cores
 from penstock_sampler.settings import DataSettings
 
 __all__ = ["sampler"]

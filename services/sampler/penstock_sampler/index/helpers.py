@@ -9,24 +9,24 @@ does itself. Run as a module, this is a helper.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+from penstock.cores import usable_cores
 from penstock.errors import PenstockError
-from penstock_sampler.cores import usable_cores
 from penstock_sampler.index.entry_store import IndexStore
 from penstock_sampler.index.record_store import scan_into_entry
-from penstock_sampler.options import DataOptions
+from penstock_sampler.options import CameraNames, DataOptions
 
 __all__ = ["Helpers", "help_index"]
 
@@ -40,33 +40,25 @@ _MOST_HELPERS = 15
 _END_S = 10.0
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What a helper is to do: entries of these files, in that order."""
-
-    folder: Path
-    options: DataOptions
-    paths: list[Path]
-
-
-@dataclass
 class Helpers:
     """Starts helpers once it shows that the files take long; ends them with the last file.
 
     Args:
         entries: Where entries go; None, and nobody helps.
         options: How files are read.
-        cores: That may be used, this process included.
+        cores: That may be used, this process included; None for all of them.
     """
 
-    entries: IndexStore | None
-    options: DataOptions
-    cores: int = field(default_factory=usable_cores)
-    _running: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+    def __init__(
+        self, entries: IndexStore | None, options: DataOptions, cores: int | None = None
+    ) -> None:
+        self._entries, self._options = entries, options
+        self._cores = usable_cores() if cores is None else cores
+        self._running: list[subprocess.Popen[bytes]] = []
 
     def each(self, paths: Sequence[Path]) -> Generator[Path]:
         """The files, one by one, to be indexed before the next one is asked for."""
-        begun_s, decided = time.monotonic(), self.entries is None or self.cores < 2  # noqa: PLR2004
+        begun_s, decided = time.monotonic(), self._entries is None or self._cores < 2  # noqa: PLR2004
         try:
             for number, path in enumerate(paths):
                 passed_s = time.monotonic() - begun_s
@@ -78,16 +70,21 @@ class Helpers:
             self._end()
 
     def _start(self, paths: Sequence[Path], left_s: float) -> None:
-        entries, count = self.entries, min(int(left_s / _WORTH_S), self.cores - 1, _MOST_HELPERS)
+        entries = self._entries
+        count = min(int(left_s / _WORTH_S), self._cores - 1, _MOST_HELPERS)
         if entries is None or not count or not sys.executable:
             return
         missing = [path for path in reversed(paths) if not entries.entry(path).exists()]
         count = min(count, len(missing))
         log.info("%d files are not indexed yet: %d processes help", len(missing), count)
         for number in range(count):
-            order = _Order(entries.folder, self.options, missing[number::count])
+            order = {
+                "folder": str(entries.folder),
+                "options": asdict(self._options),
+                "paths": [str(path) for path in missing[number::count]],
+            }
             with tempfile.TemporaryFile() as told:
-                pickle.dump(order, told)
+                told.write(json.dumps(order).encode())
                 told.seek(0)
                 self._running.append(
                     subprocess.Popen(  # noqa: S603 - this module
@@ -114,14 +111,17 @@ def help_index() -> None:
     """Be a helper: make the entries that standard input asks for, until told to end."""
     signal.signal(signal.SIGTERM, _end_now)
     parent = os.getppid()
-    order: _Order = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by the parent process
-    entries = IndexStore(order.folder, order.options)
-    for path in order.paths:
+    order = json.load(sys.stdin.buffer)
+    told = order["options"]
+    cameras = (CameraNames(each["name"], tuple(each["datasets"])) for each in told["cameras"])
+    options = DataOptions(tuple(cameras), told["image_order"], tuple(told["weight_columns"]))
+    entries = IndexStore(Path(order["folder"]), options)
+    for path in map(Path, order["paths"]):
         if os.getppid() != parent:
             return
         if not entries.entry(path).exists():
             with contextlib.suppress(PenstockError, OSError):
-                scan_into_entry(path, order.options, entries)
+                scan_into_entry(path, options, entries)
 
 
 def _end_now(_number: int, _frame: FrameType | None) -> None:

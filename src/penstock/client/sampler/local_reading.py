@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from penstock.batch import Batch
 from penstock.client.sampler.local import LocalFrames
 from penstock.client.sampler.transfer import TransferStatistics
+from penstock.cores import usable_cores
 from penstock.errors import Cancelled, PenstockError
 from penstock.frame_file import FrameFile, Piece, read_pieces
 from penstock.union import Located, Union
@@ -61,7 +61,7 @@ class LocalReader:
         self, local: LocalFrames, transfer: TransferStatistics, threads: int | None = None
     ) -> None:
         self._local, self._transfer = local, transfer
-        usual = min(MOST_THREADS, _THREADS_PER_CORE * _cores())
+        usual = min(MOST_THREADS, _THREADS_PER_CORE * usable_cores())
         self._threads = usual if threads is None else threads
         self._pool = ThreadPoolExecutor(self._threads, "penstock-local")
 
@@ -134,7 +134,3 @@ def _read(
         for number, group in zip(numbers, groups, strict=True)
     ]
     return {numbers[piece]: error for piece, error in read_pieces(pieces, out).items()}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
