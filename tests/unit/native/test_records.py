@@ -163,4 +163,4 @@ def test_memory_that_is_not_contiguous_is_refused_and_not_copied():
         decode_into_places("raw", data, sizes.reshape(2, 1), np.arange(3), np.arange(2), out)
     shown = Observations("raw", *SIZE, sizes.reshape(2, 1), data, np.array([0]), np.array([1]))
     with pytest.raises(InvalidInput, match="contiguous"):
-        decode_observations(shown, np.empty((2, 2, 1, *SIZE, 3), np.uint8)[::2])
+        decode_observations(shown, np.empty((4, 2, 1, *SIZE, 3), np.uint8)[::2])
