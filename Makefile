@@ -8,7 +8,7 @@ BUF := $(VENV)/buf/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-docker check proto proto-baseline bench bench-sampler bench-sampler-peers \
-  bench-sampler-memory soak-sampler chaos-sampler clean
+  bench-sampler-memory bench-checkpointer soak-sampler chaos-sampler chaos-checkpointer clean
 
 help: ## Print what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -69,13 +69,19 @@ bench-sampler-peers: setup ## Time the same batch in other loaders, each in its 
 bench-sampler-memory: setup ## Memory of a server with 1 M and with 100 M transitions
 	$(BIN)/python benchmarks/sampler_memory.py
 
+bench-checkpointer: setup ## Time saving beside training, other ways to save, and what profiles save
+	$(BIN)/python benchmarks/checkpointer/run.py
+
 soak-sampler: setup ## A day of use in 20 minutes: memory, descriptors and threads must stay flat
 	$(BIN)/python benchmarks/soak_sampler.py
 
 chaos-sampler: setup ## Kill, pause, restart and add replicas for five minutes under one epoch
 	PENSTOCK_CHAOS_S=300 $(BIN)/python -m pytest -s tests/e2e/test_sampler_chaos.py
 
-bench: bench-sampler ## Run the benchmark of batches
+chaos-checkpointer: setup ## Kill client, uploader and server a thousand times while checkpoints are saved
+	PENSTOCK_CHAOS_KILLS=1000 $(BIN)/python -m pytest -s tests/e2e/test_checkpointer_chaos.py
+
+bench: bench-sampler bench-checkpointer ## Run the benchmarks of batches and of checkpoints
 
 clean: ## Remove what was built, recorded and trained here (not the environments)
 	rm -rf build dist demo results .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from penstock.client.checkpoint import CheckpointClient, load_checkpoint, open_checkpoints
     from penstock.client.converter import ConverterClient, open_converter
     from penstock.client.sampler import SamplerClient, open_sampler
-    from penstock.client.saver import AsyncCheckpointSaver
+    from penstock.client.saving import AsyncCheckpointSaver, TornSnapshot
     from penstock.client.trainer import TrainerClient, open_trainer
     from penstock.errors import PenstockError
     from penstock.monitor import PerformanceMonitor, format_checkpoint_name
     from penstock.plan import Plan
+    from penstock.retention import KeepBest, RetentionPolicy
 
 __all__ = [
     "AsyncCheckpointSaver",
@@ -22,10 +23,13 @@ __all__ = [
     "CheckpointClient",
     "ConverterClient",
     "FrameSpec",
+    "KeepBest",
     "PenstockError",
     "PerformanceMonitor",
     "Plan",
+    "RetentionPolicy",
     "SamplerClient",
+    "TornSnapshot",
     "TrainerClient",
     "format_checkpoint_name",
     "load_checkpoint",
@@ -36,15 +40,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "AsyncCheckpointSaver": "penstock.client.saver",
+    "AsyncCheckpointSaver": "penstock.client.saving",
     "Batch": "penstock.batch",
     "CheckpointClient": "penstock.client.checkpoint",
     "ConverterClient": "penstock.client.converter",
     "FrameSpec": "penstock.batch",
+    "KeepBest": "penstock.retention",
     "PenstockError": "penstock.errors",
     "PerformanceMonitor": "penstock.monitor",
     "Plan": "penstock.plan",
+    "RetentionPolicy": "penstock.retention",
     "SamplerClient": "penstock.client.sampler",
+    "TornSnapshot": "penstock.client.saving",
     "TrainerClient": "penstock.client.trainer",
     "format_checkpoint_name": "penstock.monitor",
     "load_checkpoint": "penstock.client.checkpoint",

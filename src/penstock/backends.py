@@ -21,8 +21,12 @@ from penstock.targets import Target
 if TYPE_CHECKING:
     from penstock.checkpoints import CheckpointInfo, RunInfo, UploadRequest, UploadState
     from penstock.container import Verified
+    from penstock.retention import Collected, RetentionPolicy
 
-__all__ = ["CheckpointBackend", "ReplicaBackend", "SamplerBackend", "load_backend"]
+__all__ = ["SYNC_BYTES", "CheckpointBackend", "ReplicaBackend", "SamplerBackend", "load_backend"]
+
+SYNC_BYTES = 8 << 20
+"""An upload is synced whenever so much was added to it: no more is dirty, or unacknowledged."""
 
 
 class SamplerBackend(Protocol):
@@ -129,12 +133,14 @@ class CheckpointBackend(Protocol):
             InvalidInput: A name, the size or the digest is not valid.
             AlreadyExists: The step has other content.
             Conflict: A newer writer has taken over the run.
-            LimitExceeded: Too large, or the disk has no room.
+            LimitExceeded: Too large, the disk has no room, or a quota is used up.
         """
         ...
 
     def append(self, upload_id: str, offset_bytes: int, data: bytes) -> int:
         """Add bytes without a gap, at most 1 MiB; returns all that is received.
+
+        They may be lost with the machine until ``sync``; callers sync every ``SYNC_BYTES``.
 
         Raises:
             NotFound: No such upload: begin again.
@@ -144,12 +150,21 @@ class CheckpointBackend(Protocol):
         """
         ...
 
+    def sync(self, upload_id: str) -> int:
+        """Make all that is received durable; returns how many bytes that are.
+
+        Raises:
+            NotFound: No such upload: begin again.
+            LimitExceeded: The disk is full.
+        """
+        ...
+
     def commit(self, upload_id: str) -> CheckpointInfo:
         """Verify the whole, make it durable, list it, answer; asked again it answers the same.
 
         Raises:
             NotFound: No such upload: begin again.
-            DataFault: Bytes are missing.
+            DataFault: Bytes are missing, or the checkpoint that it refers to is.
             Corrupt: The content does not match its digest or is no intact container.
             Conflict: A newer writer has taken over the run.
             LimitExceeded: The disk is full.
@@ -194,6 +209,31 @@ class CheckpointBackend(Protocol):
 
         Raises:
             NotFound: There is none.
+            DataFault: It is pinned, or others refer to it; names them.
+        """
+        ...
+
+    def pin(self, run: str, which: int | str, *, pinned: bool) -> CheckpointInfo:
+        """Keep a checkpoint until it is let go, or let it go.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ...
+
+    def collect(
+        self, run: str | None, policy: RetentionPolicy | None, *, dry_run: bool
+    ) -> Collected:
+        """Remove what a policy does not keep, or say what that would be.
+
+        Args:
+            run: Name of a run, or None for all.
+            policy: None for the store's own.
+            dry_run: Remove nothing.
+
+        Raises:
+            NotFound: No such run.
+            InvalidInput: The policy keeps nothing, or there is none.
         """
         ...
 

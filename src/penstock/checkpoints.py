@@ -45,6 +45,10 @@ class CheckpointInfo:
         created_unix_ms: When it was committed.
         tags: Names that point at it now, sorted.
         metrics: As the writer gave them.
+        base_step: Step of the same run that its content refers to; None if it is whole in itself.
+        pinned: Kept until it is let go, whatever retention says.
+        verified_unix_ms: When every byte was last checked; 0 if it never was.
+        damaged: The last check found damage.
     """
 
     run: str
@@ -54,6 +58,10 @@ class CheckpointInfo:
     created_unix_ms: int
     tags: tuple[str, ...]
     metrics: Mapping[str, float]
+    base_step: int | None = None
+    pinned: bool = False
+    verified_unix_ms: int = 0
+    damaged: bool = False
 
     @property
     def size_bytes(self) -> int:

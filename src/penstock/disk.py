@@ -1,14 +1,16 @@
-"""A full disk: the one fault of writing that a user can mend, told as such wherever it happens."""
+"""What files need of a disk: names that last, and a full disk told as such wherever it happens."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from penstock.errors import LimitExceeded
 
-__all__ = ["full_disk_named", "is_disk_full"]
+__all__ = ["full_disk_named", "is_disk_full", "sync_directory"]
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -45,6 +47,15 @@ def full_disk_named(doing: str) -> Generator[None]:
         raise LimitExceeded(
             f"{doing}: the disk is full: free space there, then do it again", reason="DISK_FULL"
         ) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: renames, new files, deletions."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,6 +1,7 @@
 """One suite for every way to reach a store: embedded, server in this process, server process."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from service_process import ServiceProcess
 
 import penstock
 from penstock.client.checkpoint import WriterTokens
-from penstock.errors import AlreadyExists, Conflict, Corrupt, InvalidInput, NotFound
+from penstock.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    DataFault,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+)
 from penstock.server import ServerSettings, start
 
 
@@ -56,7 +65,7 @@ def assert_same(state, expected):
     np.testing.assert_array_equal(state["rng"], expected["rng"])
 
 
-@pytest.mark.parametrize("compress", ["small", "lz4", "none"])
+@pytest.mark.parametrize("compress", ["small", "fast", "delta", "none"])
 def test_saved_state_is_loaded_bit_for_bit(client, run, compress):
     state = state_of(1)
     info = client.save(
@@ -161,6 +170,99 @@ def test_verification_counts_chunks(client, run):
     info, chunks = client.verify(run)
     # 3.2 MB of weights in pieces of 1 MiB, and one small array.
     assert (info.step, chunks) == (1, 5)
+
+
+def test_pinned_checkpoint_stays_until_it_is_let_go(client, run):
+    for step in (1, 2):
+        client.save({"x": step}, run, step, tags=("first",) if step == 1 else ())
+    assert client.pin(run, "first").pinned
+    assert [info.pinned for info in client.list(run)] == [True, False]
+    with pytest.raises(DataFault, match=f"{run}/1 is pinned: unpin it first") as refused:
+        client.delete(run, 1)
+    assert refused.value.reason == "PINNED"
+    assert client.pin(run).step == 2
+    assert not client.unpin(run, 1).pinned
+    client.delete(run, 1)
+    assert [info.step for info in client.list(run)] == [2]
+    with pytest.raises(NotFound, match="no step 1"):
+        client.pin(run, 1)
+
+
+def test_collecting_removes_what_no_rule_keeps_and_says_why_the_rest_stays(client, run):
+    for step, loss in enumerate((3.0, 1.0, 2.0, 4.0, 5.0)):
+        client.save({"x": step}, run, step, metrics={"loss": loss})
+    client.pin(run, 2)
+    policy = penstock.RetentionPolicy(keep_last=1, keep_best=(penstock.KeepBest("loss"),))
+    foretold = client.collect(run, policy, dry_run=True)
+    assert [info.step for info in client.list(run)] == [0, 1, 2, 3, 4]
+    done = client.collect(run, policy)
+    assert done == foretold
+    assert [info.step for info in done.removed] == [0, 3]
+    assert done.kept == (
+        (run, 1, ("best loss",)),
+        (run, 2, ("pinned",)),
+        (run, 4, ("last 1",)),
+    )
+    assert done.freed_bytes == sum(info.size_bytes for info in done.removed) > 0
+    assert [info.step for info in client.list(run)] == [1, 2, 4]
+
+
+def test_collecting_by_no_rule_is_refused(client, run):
+    client.save({"x": 1}, run, 1)
+    with pytest.raises(InvalidInput, match="keeps nothing") as refused:
+        client.collect(run, penstock.RetentionPolicy())
+    assert refused.value.field == "policy"
+    with pytest.raises(InvalidInput, match="no retention policy of its own"):
+        client.collect(run)
+    with pytest.raises(NotFound, match="no run 'nowhere'"):
+        client.collect("nowhere", penstock.RetentionPolicy(keep_last=1))
+    assert client.latest(run).step == 1
+
+
+def test_damage_that_was_found_is_told_and_mended_by_saving_again(client, place, run):
+    client.save({"x": 1}, run, 1)
+    saved = client.save(state_of(1), run, 2)
+    assert saved.verified_unix_ms >= saved.created_unix_ms > 0
+    path = place[1] / "runs" / run / f"{2:019d}.pstk"
+    data = bytearray(path.read_bytes())
+    data[1_000_000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Corrupt):
+        client.verify(run, 2)
+    assert [info.damaged for info in client.list(run)] == [False, True]
+    assert client.latest(run).step == 1
+    assert not client.save(state_of(1), run, 2).damaged
+    assert_same(client.load(run), state_of(1))
+
+
+def test_service_keeps_what_its_settings_say_and_scrubs(tmp_path):
+    rules = ("--keep-last", "2", "--keep-best", "loss:1", "--max-run-bytes", "100000")
+    scrub = ("--scrub-interval-s", "0.05")
+    root, log = tmp_path / "store", tmp_path / "checkpointer.log"
+    with (
+        ServiceProcess("checkpointer", "--root", str(root), *rules, *scrub, log=log) as process,
+        penstock.open_checkpoints(process.target) as client,
+    ):
+        for step, loss in enumerate((2.0, 1.0, 3.0, 4.0, 5.0)):
+            client.save({"x": step}, "run", step, metrics={"loss": loss})
+        assert [info.step for info in client.list("run")] == [1, 3, 4]
+        assert client.collect(dry_run=True).kept == (
+            ("run", 1, ("best loss",)),
+            ("run", 3, ("last 2",)),
+            ("run", 4, ("last 2",)),
+        )
+        with pytest.raises(LimitExceeded, match="run 'run' holds") as refused:
+            client.save({"x": np.random.default_rng(0).random(20_000)}, "run", 9)
+        assert refused.value.reason == "QUOTA"
+        path = root / "runs" / "run" / f"{4:019d}.pstk"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        deadline_s = time.monotonic() + 60
+        while not client.list("run")[-1].damaged:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        assert client.latest("run").step == 3
 
 
 def test_load_checkpoint_needs_no_client(place, client, run):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
+from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,52 +19,20 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+import structlog
+
 from penstock.checkpoints import CheckpointInfo, RunInfo
 from penstock.chunks import Digest
 from penstock.errors import Corrupt, Internal, LimitExceeded, PenstockError
+from penstock_checkpointer.durable import locked_directory
+from penstock_checkpointer.schema import CHECKPOINT_COLUMNS, create_tables
 
-__all__ = ["Catalog", "Upload"]
+__all__ = ["Catalog", "Upload", "open_catalog"]
+
+log = structlog.get_logger(__name__)
 
 _BUSY_TIMEOUT_S = 60.0
 _ROOM_BYTES = 1 << 16
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS writers (
-    run TEXT PRIMARY KEY,
-    fencing_token INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS checkpoints (
-    run TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    digest BLOB NOT NULL,
-    raw_size_bytes INTEGER NOT NULL,
-    created_unix_ms INTEGER NOT NULL,
-    metrics TEXT NOT NULL,
-    PRIMARY KEY (run, step)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tags (
-    run TEXT NOT NULL,
-    tag TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    PRIMARY KEY (run, tag)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS uploads (
-    upload_id TEXT PRIMARY KEY,
-    run TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    digest BLOB NOT NULL,
-    raw_size_bytes INTEGER NOT NULL,
-    fencing_token INTEGER NOT NULL,
-    tags TEXT NOT NULL,
-    metrics TEXT NOT NULL,
-    created_unix_ms INTEGER NOT NULL,
-    committed INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
-
-_CHECKPOINT = "run, step, size_bytes, digest, raw_size_bytes, created_unix_ms, metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +103,7 @@ class Catalog:
     def checkpoint(self, run: str, step: int) -> CheckpointInfo | None:
         """One checkpoint."""
         rows = self._rows(
-            f"SELECT {_CHECKPOINT} FROM checkpoints WHERE run = ? AND step = ?",  # noqa: S608
+            f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE run = ? AND step = ?",  # noqa: S608
             run,
             step,
         )
@@ -141,7 +111,7 @@ class Catalog:
 
     def checkpoints(self, run: str) -> list[CheckpointInfo]:
         """All checkpoints of a run by ascending step."""
-        query = f"SELECT {_CHECKPOINT} FROM checkpoints WHERE run = ? ORDER BY step"  # noqa: S608
+        query = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE run = ? ORDER BY step"  # noqa: S608
         return self._infos(self._rows(query, run))
 
     def runs(self) -> list[RunInfo]:
@@ -155,6 +125,41 @@ class Catalog:
             for name, count, step, size in rows
         ]
 
+    def dependents(self, run: str, step: int) -> list[int]:
+        """Steps of a run that refer to ``step``, ascending."""
+        query = "SELECT step FROM checkpoints WHERE run = ? AND base_step = ? ORDER BY step"
+        return [found for (found,) in self._rows(query, run, step)]
+
+    def stored_bytes(self, run: str | None = None) -> int:
+        """Size of all checkpoints, of one run or of the store."""
+        query = "SELECT coalesce(sum(size_bytes), 0) FROM checkpoints WHERE ?1 IS NULL OR run = ?1"
+        return self._rows(query, run)[0][0]
+
+    def damaged(self) -> dict[str, int]:
+        """How many checkpoints are marked damaged, for every run."""
+        return dict(self._rows("SELECT run, sum(damaged) FROM checkpoints GROUP BY run"))
+
+    def least_recently_verified(self) -> CheckpointInfo | None:
+        """The checkpoint whose bytes were not checked for the longest time."""
+        rows = self._rows(
+            f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints "  # noqa: S608
+            "ORDER BY verified_unix_ms LIMIT 1"
+        )
+        return self._infos(rows)[0] if rows else None
+
+    def record_check(self, info: CheckpointInfo, verified_unix_ms: int, *, damaged: bool) -> bool:
+        """Note what a check of all bytes found, unless the checkpoint was removed or replaced.
+
+        Returns:
+            Whether it is still there with the same content. Needs a transaction.
+        """
+        changed = self._database.execute(
+            "UPDATE checkpoints SET verified_unix_ms = ?, damaged = ? "
+            "WHERE run = ? AND step = ? AND digest = ?",
+            (verified_unix_ms, damaged, info.run, info.step, info.digest.xxh3_128),
+        )
+        return changed.rowcount == 1
+
     def tagged_step(self, run: str, tag: str) -> int | None:
         """The step that a tag points at."""
         rows = self._rows("SELECT step FROM tags WHERE run = ? AND tag = ?", run, tag)
@@ -163,8 +168,8 @@ class Catalog:
     def put_checkpoint(self, info: CheckpointInfo) -> None:
         """Add or replace a checkpoint; its tags move to it. Needs a transaction."""
         self._database.execute(
-            f"INSERT OR REPLACE INTO checkpoints ({_CHECKPOINT}) "  # noqa: S608
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT OR REPLACE INTO checkpoints ({CHECKPOINT_COLUMNS}) "  # noqa: S608
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 info.run,
                 info.step,
@@ -173,6 +178,10 @@ class Catalog:
                 info.raw_size_bytes,
                 info.created_unix_ms,
                 json.dumps(dict(info.metrics)),
+                info.base_step,
+                info.pinned,
+                info.verified_unix_ms,
+                info.damaged,
             ),
         )
         for tag in info.tags:
@@ -243,7 +252,7 @@ class Catalog:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             _check_pages(self._database)
-            self._database.executescript(_SCHEMA)
+            create_tables(self._database)
         except BaseException:
             self._database.close()
             raise
@@ -263,16 +272,45 @@ class Catalog:
                 tags.setdefault(step, []).append(tag)
         return [
             CheckpointInfo(
-                run=run,
-                step=step,
-                digest=Digest(size, digest),
-                raw_size_bytes=raw_size,
-                created_unix_ms=created,
-                tags=tuple(tags.get(step, ())),
-                metrics=json.loads(metrics),
+                run=row[0],
+                step=row[1],
+                digest=Digest(row[2], row[3]),
+                raw_size_bytes=row[4],
+                created_unix_ms=row[5],
+                tags=tuple(tags.get(row[1], ())),
+                metrics=json.loads(row[6]),
+                base_step=row[7],
+                pinned=bool(row[8]),
+                verified_unix_ms=row[9],
+                damaged=bool(row[10]),
             )
-            for run, step, size, digest, raw_size, created, metrics in rows
+            for row in rows
         ]
+
+
+def open_catalog(path: Path, counts: Counter[str]) -> Catalog:
+    """Open a catalogue; one that is damaged is put aside (and said), for its files to fill anew.
+
+    Args:
+        path: Of the database; created if missing.
+        counts: Counts catalogues that were damaged.
+
+    Raises:
+        LimitExceeded: The disk is full.
+        Internal: It cannot be opened.
+    """
+    # Alone, for SQLite does not wait for others while a database is being set up.
+    with locked_directory(path.parent):
+        try:
+            return Catalog(path)
+        except Corrupt as error:
+            aside = path.with_suffix(f".damaged-{time.time_ns()}")
+            log.warning("catalogue damaged, rebuilt", error=error.message, kept_as=str(aside))
+            counts["catalogs_rebuilt"] += 1
+            path.rename(aside)
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            return Catalog(path)
 
 
 def _upload(row: Any) -> Upload:

@@ -19,20 +19,27 @@ def serve(settings: CheckpointerSettings) -> None:
     Examples:
       penstock serve checkpointer --root checkpoints
       penstock serve checkpointer --root /data/checkpoints --host 0.0.0.0 --metrics-port 9090
+      penstock serve checkpointer --root checkpoints --keep-last 3 --keep-best val_loss:1
       PENSTOCK_ROOT=/data/checkpoints penstock serve checkpointer
     """
+    from contextlib import ExitStack
+
     from prometheus_client import REGISTRY
 
     from penstock.server import configure_logging
     from penstock.server import serve as serve_until_signal
     from penstock_checkpointer.metrics import StoreCollector
+    from penstock_checkpointer.scrub import Scrubber
     from penstock_checkpointer.service import CheckpointService
     from penstock_checkpointer.store import Store
 
     configure_logging(settings.log_level, settings.log_format)
-    store = Store(settings.root, settings.store_limits())
-    REGISTRY.register(StoreCollector(store, settings.root))
-    try:
+    store = Store(settings.root, settings.store_limits(), settings.shelf(), settings.retention())
+    with ExitStack() as held:
+        held.callback(store.close)
+        REGISTRY.register(StoreCollector(store, settings.root))
+        if settings.scrub_interval_s:
+            held.enter_context(
+                Scrubber(store, settings.scrub_interval_s, settings.scrub_bytes_per_s)
+            )
         serve_until_signal("checkpointer", settings, CheckpointService(store).register)
-    finally:
-        store.close()

@@ -15,6 +15,7 @@ __all__ = [
     "disk_fault",
     "locked_directory",
     "locked_file",
+    "make_directories",
     "make_directory",
     "sync_directory",
     "write_durably",
@@ -37,6 +38,12 @@ def make_directory(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(exist_ok=True)
         sync_directory(path.parent)
+
+
+def make_directories(path: Path) -> None:
+    """Create a directory and all that is missing above it, durably."""
+    for missing in reversed([above for above in (path, *path.parents) if not above.exists()]):
+        make_directory(missing)
 
 
 def write_durably(path: Path, data: bytes) -> None:

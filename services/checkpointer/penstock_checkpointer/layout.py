@@ -2,7 +2,7 @@
 
     catalog.sqlite                       the catalogue, rebuilt from the files if it is lost
     runs/<run>/<step, 19 digits>.pstk    a checkpoint: verified, synced, whole
-    runs/<run>/<step, 19 digits>.json    what the file itself does not say: digest, tags, metrics
+    runs/<run>/<step, 19 digits>.json    its note: digest, tags, metrics, pin
     staging/<upload id>.part             an upload under way
 
 A name that comes from outside becomes part of a path only after it was checked.
@@ -18,7 +18,7 @@ from typing import Any
 
 from penstock.checkpoints import CheckpointInfo, check_run, check_step, is_name
 from penstock.chunks import Digest
-from penstock_checkpointer.durable import make_directory
+from penstock_checkpointer.durable import make_directories, make_directory
 
 __all__ = ["Layout", "Note"]
 
@@ -31,7 +31,7 @@ class Note:
     """The JSON file beside a checkpoint.
 
     Attributes:
-        info: The checkpoint as it was committed, and the tags it has now.
+        info: The checkpoint as it was committed, and the tags and the pin it has now.
         fencing_token: Of its writer.
     """
 
@@ -51,6 +51,8 @@ class Note:
             "tags": list(info.tags),
             "metrics": dict(info.metrics),
             "fencing_token": self.fencing_token,
+            "base_step": info.base_step,
+            "pinned": info.pinned,
         }
         return json.dumps(document, indent=1).encode()
 
@@ -59,6 +61,7 @@ class Note:
         """The note, or None if the bytes are none."""
         try:
             document: dict[str, Any] = json.loads(data)
+            base = document.get("base_step")
             info = CheckpointInfo(
                 run=check_run(document["run"]),
                 step=check_step(int(document["step"])),
@@ -67,6 +70,11 @@ class Note:
                 created_unix_ms=int(document["created_unix_ms"]),
                 tags=tuple(str(tag) for tag in document["tags"]),
                 metrics={str(k): float(v) for k, v in document["metrics"].items()},
+                # Notes of the first version have neither.
+                base_step=None if base is None else check_step(int(base)),
+                pinned=bool(document.get("pinned", False)),
+                # A commit checks all bytes.
+                verified_unix_ms=int(document["created_unix_ms"]),
             )
             return cls(info=info, fencing_token=int(document["fencing_token"]))
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -85,7 +93,7 @@ class Layout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        make_directories(root)
         make_directory(root / "runs")
         make_directory(root / "staging")
         self.catalog = root / "catalog.sqlite"
@@ -114,9 +122,14 @@ class Layout:
         """Steps of all checkpoint files of a run."""
         return {int(path.stem) for path in self.run(run).iterdir() if _is_step(path, _CONTENT)}
 
-    def notes(self, run: str) -> set[int]:
-        """Steps of all notes of a run."""
-        return {int(path.stem) for path in self.run(run).iterdir() if _is_step(path, _NOTE)}
+    def strays(self, run: str) -> list[Path]:
+        """Notes of a run without a checkpoint, and notes that were never finished."""
+        steps = self.steps(run)
+        return [
+            path
+            for path in sorted(self.run(run).iterdir())
+            if path.suffix == _PART or (_is_step(path, _NOTE) and int(path.stem) not in steps)
+        ]
 
     def foreign(self) -> Iterator[Path]:
         """What somebody else put among the runs: it is left alone."""

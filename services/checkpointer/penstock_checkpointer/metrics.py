@@ -41,11 +41,32 @@ class StoreCollector(Collector):
         stored = GaugeMetricFamily(
             "penstock_checkpointer_stored_bytes", "Size of the checkpoints.", labels=["run"]
         )
-        for run in self._store.runs():
+        damaged = GaugeMetricFamily(
+            "penstock_checkpointer_damaged_checkpoints",
+            "Checkpoints that the last check found damaged.",
+            labels=["run"],
+        )
+        runs, damages = self._store.runs(), self._store.damaged()
+        for run in runs:
             checkpoints.add_metric([run.name], run.checkpoints)
             stored.add_metric([run.name], run.stored_bytes)
+            damaged.add_metric([run.name], damages.get(run.name, 0))
         yield checkpoints
         yield stored
+        yield damaged
+        yield GaugeMetricFamily(
+            "penstock_checkpointer_store_bytes",
+            "Size of all checkpoints, to be held against the quota of the store.",
+            value=sum(run.stored_bytes for run in runs),
+        )
+        quotas = GaugeMetricFamily(
+            "penstock_checkpointer_quota_bytes",
+            "What one run, and the store, may hold; 0 for no quota.",
+            labels=["scope"],
+        )
+        quotas.add_metric(["run"], self._store.limits.run_bytes)
+        quotas.add_metric(["store"], self._store.limits.store_bytes)
+        yield quotas
         yield GaugeMetricFamily(
             "penstock_checkpointer_disk_free_bytes",
             "Free space on the disk of the store.",

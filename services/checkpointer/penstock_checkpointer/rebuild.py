@@ -1,4 +1,4 @@
-"""Bringing catalogue and files together: at every start, and after the catalogue was lost."""
+"""Bringing catalogue and shelf together: at every start, and after the catalogue was lost."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 import structlog
 
 from penstock.checkpoints import CheckpointInfo
-from penstock.container import verify
+from penstock.chunks import Digest
 from penstock.errors import Corrupt, InvalidInput, LimitExceeded
 from penstock_checkpointer.catalog import Catalog
-from penstock_checkpointer.layout import Layout, Note
+from penstock_checkpointer.shelf import Shelf
 
 __all__ = ["adopt_files"]
 
@@ -19,16 +19,15 @@ log = structlog.get_logger(__name__)
 
 
 def adopt_files(
-    layout: Layout, catalog: Catalog, counts: Counter[str], *, from_scratch: bool = False
+    shelf: Shelf, catalog: Catalog, counts: Counter[str], *, from_scratch: bool = False
 ) -> int:
-    """List checkpoints whose files are there, forget those whose files are gone.
+    """List checkpoints that stand on the shelf, forget those that are gone from it.
 
-    A file is only ever renamed into a run after it was verified and synced, so a file without a
-    row was committed but for its row. One that does not fit its note is verified here, and left
-    alone (and said) if it is damaged.
+    What stands there was verified before, so one without a row was committed but for its row. One
+    that does not fit its note is left alone (and said) if it turns out to be damaged.
 
     Args:
-        layout: Where the files are.
+        shelf: Where the checkpoints are.
         catalog: Of the same store.
         counts: Counts what happens, by name.
         from_scratch: Forget all rows first.
@@ -37,52 +36,53 @@ def adopt_files(
         How many were added.
     """
     added = 0
-    for path in layout.foreign():
-        log.warning("foreign file left alone", path=str(path))
+    for path in shelf.foreign():
+        log.warning("foreign file left alone", path=path)
         counts["foreign_files"] += 1
     with catalog.transaction():
+        checked: list[CheckpointInfo] = []
         if from_scratch:
+            checked = [info for run in catalog.runs() for info in catalog.checkpoints(run.name)]
             catalog.clear_checkpoints()
         known: dict[str, set[int]] = {run.name: set() for run in catalog.runs()}
         for run, steps in known.items():
             steps.update(info.step for info in catalog.checkpoints(run))
-        there = set(layout.runs())
-        for run in sorted(there | set(known)):
-            on_disk = layout.steps(run) if run in there else set[int]()
-            for step in sorted(known.get(run, set[int]()) - on_disk):
+        listing = shelf.listing()
+        for run in sorted({*listing, *known}):
+            standing = listing.get(run, set[int]())
+            for step in sorted(known.get(run, set[int]()) - standing):
                 log.warning("checkpoint without a file forgotten", run=run, step=step)
                 counts["checkpoints_forgotten"] += 1
                 catalog.remove_checkpoint(run, step)
-            for step in sorted(on_disk - known.get(run, set[int]())):
-                added += _adopt(layout, catalog, counts, run, step)
-            if run in there:
-                _remove_stray_notes(layout, run, on_disk)
+            for step in sorted(standing - known.get(run, set[int]())):
+                added += _adopt(shelf, catalog, counts, run, step)
+        for info in checked:
+            # No file tells what the last check found.
+            catalog.record_check(info, info.verified_unix_ms, damaged=info.damaged)
+        counts["orphans_removed"] += shelf.sweep(_UnderWay(catalog))
     counts["checkpoints_adopted"] += added
     if added:
         log.warning("checkpoints adopted that the catalogue did not know", count=added)
     return added
 
 
-def _adopt(layout: Layout, catalog: Catalog, counts: Counter[str], run: str, step: int) -> int:
-    path = layout.content(run, step)
-    note = _note_of(layout, run, step)
-    if note is None or note.info.size_bytes != path.stat().st_size:
-        try:
-            verified = verify(path)
-        except (Corrupt, InvalidInput, LimitExceeded) as error:
-            counts["damaged_skipped"] += 1
-            log.warning("damaged file left out", path=str(path), error=error.message)
-            return 0
-        info = CheckpointInfo(
-            run=run,
-            step=step,
-            digest=verified.digest,
-            raw_size_bytes=verified.raw_size_bytes,
-            created_unix_ms=path.stat().st_mtime_ns // 1_000_000,
-            tags=(),
-            metrics={},
-        )
-        note = Note(info=info, fencing_token=0)
+class _UnderWay:
+    """Tells which content is still being uploaded."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._uploads = {(u.run, u.step, u.digest) for u in catalog.open_uploads()}
+
+    def __call__(self, run: str, step: int, digest: Digest) -> bool:
+        return (run, step, digest) in self._uploads
+
+
+def _adopt(shelf: Shelf, catalog: Catalog, counts: Counter[str], run: str, step: int) -> int:
+    try:
+        note = shelf.recover(run, step)
+    except (Corrupt, InvalidInput, LimitExceeded) as error:
+        counts["damaged_skipped"] += 1
+        log.warning("damaged file left out", run=run, step=step, error=error.message)
+        return 0
     # Of two notes with the same tag (a crash while it moved) the newer commit keeps it.
     info = note.info
     kept: list[str] = []
@@ -95,18 +95,3 @@ def _adopt(layout: Layout, catalog: Catalog, counts: Counter[str], run: str, ste
     if note.fencing_token > catalog.fencing_token(run):
         catalog.put_fencing_token(run, note.fencing_token)
     return 1
-
-
-def _note_of(layout: Layout, run: str, step: int) -> Note | None:
-    try:
-        note = Note.decode(layout.note(run, step).read_bytes())
-    except FileNotFoundError:
-        return None
-    return note if note is not None and (note.info.run, note.info.step) == (run, step) else None
-
-
-def _remove_stray_notes(layout: Layout, run: str, on_disk: set[int]) -> None:
-    # A commit writes the note before the file: killed in between, the note says nothing.
-    for step in layout.notes(run) - on_disk:
-        log.debug("note without a checkpoint removed", run=run, step=step)
-        layout.note(run, step).unlink(missing_ok=True)

@@ -8,10 +8,12 @@ import grpc
 import structlog
 import xxhash
 
-from penstock.backends import CheckpointBackend
+from penstock.backends import SYNC_BYTES, CheckpointBackend
 from penstock.chunks import CHUNK_BYTES, Digest
-from penstock.client.checkpoint_messages import (
+from penstock.client.checkpoint.messages import (
     checkpoint_to_message,
+    collected_to_message,
+    policy_from_message,
     run_to_message,
     upload_from_message,
     which_from_message,
@@ -55,8 +57,9 @@ class CheckpointService(CheckpointServiceServicer):
     def UploadChunks(  # noqa: N802 - the protocol's name
         self, request_iterator: Iterator[pb.UploadChunksRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.UploadChunksResponse]:
-        """Take chunks; each one is acknowledged."""
+        """Take chunks; what is synced is acknowledged, at the latest at the end."""
         del context
+        upload_id, unsynced = "", 0
         for request in request_iterator:
             if len(request.data) > CHUNK_BYTES:
                 raise InvalidInput(
@@ -69,8 +72,20 @@ class CheckpointService(CheckpointServiceServicer):
                     "again",
                     reason="CHUNK_HASH",
                 )
-            received = self._backend.append(request.upload_id, request.offset_bytes, request.data)
-            yield pb.UploadChunksResponse(received_bytes=received)
+            if upload_id not in ("", request.upload_id):
+                raise InvalidInput(
+                    f"chunks of the uploads {upload_id} and {request.upload_id!r:.80} in one "
+                    "stream: send each upload in a stream of its own",
+                    field="upload_id",
+                )
+            upload_id = request.upload_id
+            self._backend.append(upload_id, request.offset_bytes, request.data)
+            unsynced += len(request.data)
+            if unsynced >= SYNC_BYTES:
+                yield pb.UploadChunksResponse(received_bytes=self._backend.sync(upload_id))
+                unsynced = 0
+        if unsynced:
+            yield pb.UploadChunksResponse(received_bytes=self._backend.sync(upload_id))
 
     def CommitUpload(  # noqa: N802 - the protocol's name
         self, request: pb.CommitUploadRequest, context: grpc.ServicerContext
@@ -171,3 +186,22 @@ class CheckpointService(CheckpointServiceServicer):
         return pb.VerifyCheckpointResponse(
             checkpoint=checkpoint_to_message(info), chunks=verified.chunk_count
         )
+
+    def PinCheckpoint(  # noqa: N802 - the protocol's name
+        self, request: pb.PinCheckpointRequest, context: grpc.ServicerContext
+    ) -> pb.PinCheckpointResponse:
+        """Pin a checkpoint, or let it go."""
+        del context
+        ref = request.checkpoint
+        info = self._backend.pin(ref.run, which_from_message(ref), pinned=request.pinned)
+        log.info("checkpoint pin set", run=info.run, step=info.step, pinned=info.pinned)
+        return pb.PinCheckpointResponse(checkpoint=checkpoint_to_message(info))
+
+    def CollectGarbage(  # noqa: N802 - the protocol's name
+        self, request: pb.CollectGarbageRequest, context: grpc.ServicerContext
+    ) -> pb.CollectGarbageResponse:
+        """Remove what a policy does not keep."""
+        del context
+        policy = policy_from_message(request.policy) if request.HasField("policy") else None
+        found = self._backend.collect(request.run or None, policy, dry_run=request.dry_run)
+        return collected_to_message(found)

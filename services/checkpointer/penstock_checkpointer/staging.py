@@ -25,9 +25,11 @@ from penstock.checkpoints import (
 )
 from penstock.container import MAGIC, check_magic
 from penstock.errors import AlreadyExists, Conflict, InvalidInput, LimitExceeded, NotFound
+from penstock.failpoints import failpoint
 from penstock_checkpointer.catalog import Catalog, Upload
-from penstock_checkpointer.durable import disk_fault, locked_file
+from penstock_checkpointer.durable import disk_fault, locked_file, sync_directory
 from penstock_checkpointer.layout import Layout
+from penstock_checkpointer.quota import check_quotas
 
 __all__ = ["Staging", "StoreLimits"]
 
@@ -49,11 +51,15 @@ class StoreLimits:
         upload_size_bytes: Largest checkpoint.
         free_bytes: What must stay free on the disk.
         upload_expiry_s: An upload that nothing was added to for so long is removed.
+        run_bytes: What a run may hold, open uploads counted; 0 for no quota.
+        store_bytes: What the store may hold, open uploads counted; 0 for no quota.
     """
 
     upload_size_bytes: int = 64 << 30
     free_bytes: int = 256 << 20
     upload_expiry_s: float = 86_400.0
+    run_bytes: int = 0
+    store_bytes: int = 0
 
 
 class Staging:
@@ -80,7 +86,7 @@ class Staging:
             InvalidInput: A name, the size or the digest is not valid.
             AlreadyExists: The step has other content.
             Conflict: A newer writer has taken over the run.
-            LimitExceeded: Too large, or the disk has no room.
+            LimitExceeded: Too large, the disk has no room, or a quota is used up.
         """
         self._check(request)
         if time.monotonic() - self._expired_s > _EXPIRE_EVERY_S:
@@ -89,6 +95,8 @@ class Staging:
             stored = self._catalog.checkpoint(request.run, request.step)
             if stored is not None:
                 check_same_content(stored, request)
+                if stored.damaged:
+                    stored = None  # Sent again, it takes the place of the damaged file.
             token = self._grant(request.run, request.fencing_token)
             upload = self._find(request)
             if upload is None:
@@ -98,8 +106,10 @@ class Staging:
                 upload_id = upload.upload_id
                 received = self._received(upload)
             if stored is None:
+                self._check_quotas(request, upload_id)
                 self._check_room(request, received, upload_id)
-                self._layout.part(upload_id).touch()
+                self._make_part(upload_id)
+                failpoint("server.begin.part_made")
             self._catalog.put_upload(
                 Upload(
                     upload_id=upload_id,
@@ -114,8 +124,12 @@ class Staging:
                     committed=False,
                 )
             )
+        failpoint("server.begin.before_answer")
         if upload is not None:
             self._counts["uploads_resumed"] += 1
+            if stored is None and received:
+                # What is answered is acknowledged: it must not be lost with the machine.
+                received = self.sync(upload_id)
         return UploadState(
             upload_id=upload_id,
             fencing_token=token,
@@ -157,6 +171,7 @@ class Staging:
                     check_magic(data[: len(MAGIC)])
                 fresh = memoryview(data)[received - offset_bytes :]
                 _write_all(handle, received, fresh)
+                failpoint("server.append.written")
                 return received + len(fresh)
         except FileNotFoundError:
             # The content is stored already (then nothing is missing), or the upload was removed.
@@ -166,6 +181,31 @@ class Staging:
         except OSError as error:
             self._counts["disk_faults"] += 1
             raise disk_fault(error, f"receiving {name}") from error
+
+    def sync(self, upload_id: str) -> int:
+        """Make all that is received durable; returns how many bytes that are.
+
+        Raises:
+            NotFound: No such upload.
+            LimitExceeded, Internal: The disk refused; the upload is removed, for after a failed
+                sync the kernel may drop pages and report success the next time.
+        """
+        upload = self.upload(upload_id)
+        try:
+            with locked_file(self._layout.part(upload_id)) as handle:
+                received = os.fstat(handle).st_size
+                failpoint("server.append.before_sync")
+                os.fdatasync(handle)
+                failpoint("server.append.synced")
+                return received
+        except FileNotFoundError:
+            if self._catalog.checkpoint(upload.run, upload.step) is not None:
+                return upload.digest.size_bytes
+            raise self._unknown(upload_id) from None
+        except OSError as error:
+            self._counts["disk_faults"] += 1
+            self.abort(upload_id)
+            raise disk_fault(error, f"syncing {upload.run}/{upload.step}") from error
 
     def abort(self, upload_id: str) -> None:
         """Give up an upload and free its space; unknown ones are no error."""
@@ -267,9 +307,33 @@ class Staging:
                 return upload
         return None
 
+    def _make_part(self, upload_id: str) -> None:
+        part = self._layout.part(upload_id)
+        if not part.exists():
+            try:
+                part.touch()
+                # So that bytes which are acknowledged have a name after a power loss.
+                sync_directory(part.parent)
+            except OSError as error:
+                raise disk_fault(error, f"beginning an upload in {part.parent}") from error
+
     def _received(self, upload: Upload) -> int:
         part = self._layout.part(upload.upload_id)
         return part.stat().st_size if part.exists() else 0
+
+    def _check_quotas(self, request: UploadRequest, upload_id: str) -> None:
+        others = [u for u in self._catalog.open_uploads() if u.upload_id != upload_id]
+        try:
+            check_quotas(
+                self._catalog,
+                request,
+                others,
+                run_bytes=self._limits.run_bytes,
+                store_bytes=self._limits.store_bytes,
+            )
+        except LimitExceeded:
+            self._counts["uploads_beyond_quota"] += 1
+            raise
 
     def _check_room(self, request: UploadRequest, received: int, upload_id: str) -> None:
         promised = sum(

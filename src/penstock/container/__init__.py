@@ -1,16 +1,21 @@
 """The ``.pstk`` container: states of training runs as chunks with hashes, without pickle."""
 
 from penstock.container.codecs import Profile, check_profile
-from penstock.container.index import MAGIC
+from penstock.container.index import MAGIC, BaseRef
 from penstock.container.limits import CHUNK_SIZE_BYTES, Limits
+from penstock.container.plan import Plan, PlannedStorage, restored
 from penstock.container.reader import Reader, Verified, check_magic, read, verify
-from penstock.container.writer import Flattened, Written, flatten, write, write_file
+from penstock.container.writer import Base, Flattened, Written, flatten, write, write_file
 
 __all__ = [
     "CHUNK_SIZE_BYTES",
     "MAGIC",
+    "Base",
+    "BaseRef",
     "Flattened",
     "Limits",
+    "Plan",
+    "PlannedStorage",
     "Profile",
     "Reader",
     "Verified",
@@ -19,6 +24,7 @@ __all__ = [
     "check_profile",
     "flatten",
     "read",
+    "restored",
     "verify",
     "write",
     "write_file",

@@ -16,12 +16,14 @@ class Limits:
 
     Attributes:
         index_size_bytes: JSON index, which is parsed in memory.
+        node_count: Values of the tree that are no plain JSON, which cost memory and time each.
         tensor_count: Tensors and arrays.
         nesting_depth: Containers inside containers.
         raw_size_bytes: All tensors together once decoded; a small file may hold large zeros.
     """
 
     index_size_bytes: int = 32 << 20
+    node_count: int = 1_000_000
     tensor_count: int = 1_000_000
     nesting_depth: int = 64
     raw_size_bytes: int = 256 << 30

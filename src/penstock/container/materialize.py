@@ -11,7 +11,7 @@ import numpy.typing as npt
 from penstock.container.index import Index
 from penstock.container.tensors import TensorEntry, contiguous_stride
 from penstock.container.torch_bridge import TORCH_ITEM_SIZES, require_torch
-from penstock.errors import Corrupt, Unsupported
+from penstock.errors import Corrupt, LimitExceeded, Unsupported
 
 __all__ = ["Materializer"]
 
@@ -107,14 +107,29 @@ class Materializer:
     def _torch_storage(self, torch: Any, number: int) -> Any:
         if number not in self._torch_storages:
             size_bytes = self._index.storages[number].raw_size_bytes
-            base = torch.empty(size_bytes, dtype=torch.uint8)
+            try:
+                base = torch.empty(size_bytes, dtype=torch.uint8)
+            except RuntimeError as error:
+                raise _no_memory(size_bytes) from error
             self._fill(number, base.numpy())
             self._torch_storages[number] = base.to(self._device)
         return self._torch_storages[number]
 
     def _numpy_storage(self, number: int) -> npt.NDArray[np.uint8]:
         if number not in self._numpy_storages:
-            out = np.empty(self._index.storages[number].raw_size_bytes, np.uint8)
+            size_bytes = self._index.storages[number].raw_size_bytes
+            try:
+                out = np.empty(size_bytes, np.uint8)
+            except MemoryError as error:
+                raise _no_memory(size_bytes) from error
             self._fill(number, out)
             self._numpy_storages[number] = out
         return self._numpy_storages[number]
+
+
+def _no_memory(size_bytes: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"there is no memory for a tensor of {size_bytes} bytes: load a part of the checkpoint "
+        "with only=, or where there is more memory",
+        reason="NO_MEMORY",
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -15,22 +16,24 @@ import numpy.typing as npt
 import xxhash
 
 from penstock.chunks import Digest
-from penstock.container.codecs import decode_chunk
+from penstock.container.codecs import Codec, Filter, decode_chunk
 from penstock.container.index import (
     FOOTER,
     FOOTER_MAGIC,
     MAGIC,
+    BaseRef,
     Chunk,
     Index,
+    StoredStorage,
     index_hash,
     parse_index,
 )
 from penstock.container.limits import Limits
 from penstock.container.materialize import Materializer
 from penstock.container.tree import decode_tree, find_subtree
-from penstock.errors import Corrupt, InvalidInput, LimitExceeded, PenstockError
+from penstock.errors import Corrupt, InvalidInput, LimitExceeded, PenstockError, Unsupported
 
-__all__ = ["Reader", "Verified", "check_magic", "read", "verify"]
+__all__ = ["OpenBase", "Reader", "Verified", "check_magic", "read", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,13 @@ class Verified:
         digest: Size and hash of the whole file.
         raw_size_bytes: Of all tensors once decoded.
         chunk_count: Chunks whose hashes were checked.
+        base: The checkpoint that it refers to, whose file is to be checked by itself.
     """
 
     digest: Digest
     raw_size_bytes: int
     chunk_count: int
+    base: BaseRef | None = None
 
 
 class Reader(AbstractContextManager["Reader"]):
@@ -54,6 +59,9 @@ class Reader(AbstractContextManager["Reader"]):
     Args:
         source: A path, or a seekable file open for binary reading (which is not closed).
         limits: What the file may demand; the default ones if None.
+        open_base: Opens the checkpoint that the file refers to, if it does; called when its first
+            byte is needed. The opened reader is closed with this one.
+        owns_file: Close an open file too.
 
     Raises:
         Corrupt: It is truncated, damaged or no ``.pstk`` file.
@@ -62,11 +70,20 @@ class Reader(AbstractContextManager["Reader"]):
         OSError: It cannot be opened or read.
     """
 
-    def __init__(self, source: str | Path | BinaryIO, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path | BinaryIO,
+        *,
+        limits: Limits | None = None,
+        open_base: OpenBase | None = None,
+        owns_file: bool = False,
+    ) -> None:
         self._limits = limits or Limits()
+        self._open_base, self._base = open_base, None
+        self._offsets: tuple[int, list[int]] | None = None
         if isinstance(source, str):
             source = Path(source)
-        self._owns_file = isinstance(source, Path)
+        self._owns_file = owns_file or isinstance(source, Path)
         self._file = source.open("rb") if isinstance(source, Path) else source
         self.name = str(getattr(self._file, "name", "checkpoint"))
         try:
@@ -77,7 +94,10 @@ class Reader(AbstractContextManager["Reader"]):
             raise
 
     def close(self) -> None:
-        """Close the file if this reader opened it."""
+        """Close the file if this reader opened it, and the base."""
+        if self._base is not None:
+            self._base.close()
+            self._base = None
         if self._owns_file:
             self._file.close()
 
@@ -125,7 +145,9 @@ class Reader(AbstractContextManager["Reader"]):
             for number, storage in enumerate(self.index.storages):
                 offset = storage.offset_bytes
                 for chunk in storage.chunks:
-                    hasher.update(self._read_chunk(offset, chunk, number))
+                    # What equals the base is checked with the base.
+                    if chunk.codec != Codec.BASE:
+                        hasher.update(self._read_chunk(offset, chunk, number))
                     offset += chunk.stored_bytes
             # The tail is small: index and footer, both checked when the file was opened.
             tail_offset = len(MAGIC) + sum(
@@ -136,6 +158,7 @@ class Reader(AbstractContextManager["Reader"]):
             Digest(self._size_bytes, hasher.digest()),
             self.index.raw_size_bytes,
             self.index.chunk_count,
+            self.index.base,
         )
 
     def _open(self) -> Index:
@@ -180,18 +203,97 @@ class Reader(AbstractContextManager["Reader"]):
             )
         return stored
 
+    def read_chunk(self, storage: int, number: int, out: npt.NDArray[np.uint8]) -> None:
+        """Decode one chunk.
+
+        Args:
+            storage: Number of its storage.
+            number: Of the chunk within it.
+            out: ``(raw size of the chunk,) uint8``, filled.
+
+        Raises:
+            Corrupt: It does not match its hash, or there is no such chunk of that size.
+        """
+        with self._naming_the_file():
+            stored = self._resolved(storage)
+            if stored is None or number >= len(stored.chunks):
+                raise Corrupt(f"it has no chunk {number} of storage {storage}", reason="BASE")
+            offset = self._chunk_offsets(storage, stored)[number]
+            if stored.chunks[number].raw_bytes != len(out):
+                raise Corrupt(
+                    f"chunk {number} of storage {storage} has {stored.chunks[number].raw_bytes} "
+                    f"bytes, {len(out)} are expected",
+                    reason="BASE",
+                )
+            self._decode(stored, storage, number, offset, out)
+
+    def _chunk_offsets(self, number: int, storage: StoredStorage) -> list[int]:
+        # Of one storage at a time: chunks are asked for storage by storage.
+        if self._offsets is None or self._offsets[0] != number:
+            sizes = (chunk.stored_bytes for chunk in storage.chunks)
+            self._offsets = number, list(accumulate(sizes, initial=storage.offset_bytes))
+        return self._offsets[1]
+
+    def _resolved(self, number: int) -> StoredStorage | None:
+        if number >= len(self.index.storages):
+            return None
+        storage = self.index.storages[number]
+        return storage if storage.same_as is None else self.index.storages[storage.same_as]
+
     def _read_storage(self, number: int, out: npt.NDArray[np.uint8]) -> None:
         storage = self.index.storages[number]
+        if storage.same_as is not None:
+            storage = self.index.storages[storage.same_as]
         offset, start = storage.offset_bytes, 0
-        for chunk in storage.chunks:
-            stored = self._read_chunk(offset, chunk, number)
+        for which, chunk in enumerate(storage.chunks):
             piece = out[start : start + chunk.raw_bytes]
-            decode_chunk(stored, piece, storage.item_size_bytes, chunk.filter, chunk.codec)
+            self._decode(storage, number, which, offset, piece)
             offset += chunk.stored_bytes
             start += chunk.raw_bytes
 
+    def _decode(
+        self,
+        storage: StoredStorage,
+        number: int,
+        which: int,
+        offset_bytes: int,
+        out: npt.NDArray[np.uint8],
+    ) -> None:
+        chunk = storage.chunks[which]
+        refers = chunk.codec == Codec.BASE or chunk.filter == Filter.DELTA
+        base = None
+        if refers and storage.base is not None:
+            base = out if chunk.codec == Codec.BASE else np.empty_like(out)
+            self._opened_base().read_chunk(storage.base, which, base)
+        if chunk.codec == Codec.BASE:
+            if xxhash.xxh3_64_intdigest(out.data) != chunk.xxh3_64:
+                raise Corrupt(
+                    f"chunk {which} of storage {number} does not equal that of its base",
+                    reason="CHUNK_HASH",
+                )
+            return
+        stored = self._read_chunk(offset_bytes, chunk, number)
+        decode_chunk(stored, out, storage.item_size_bytes, chunk.filter, chunk.codec, base)
+
+    def _opened_base(self) -> Reader:
+        if self._base is None:
+            wanted = self.index.base
+            if wanted is None or self._open_base is None:
+                step = "another checkpoint" if wanted is None else f"step {wanted.step} of its run"
+                raise Unsupported(
+                    f"it refers to {step}: load it from its store, or fetch it whole with "
+                    "penstock checkpoints get",
+                    reason="BASE_NEEDED",
+                )
+            self._base = self._open_base(wanted)
+        return self._base
+
     def _naming_the_file(self) -> _NamedFile:
         return _NamedFile(self.name)
+
+
+OpenBase = Callable[[BaseRef], Reader]
+"""Opens a checkpoint of the same run whose digest is the one given."""
 
 
 def read(

@@ -122,7 +122,7 @@ class _Encoder:
         if type(value) is bytes:
             if len(value) <= _INLINE_BYTES:
                 return {"b": value.hex()}
-            return {"B": self._table.add_bytes(value)}
+            return {"B": self._table.add_bytes(value, path)}
         if type(value) is complex:
             return {"c": [value.real.hex(), value.imag.hex()]}
         node = self._numpy_leaf(value, path) or self._torch_leaf(value, path)

@@ -1,4 +1,5 @@
-/* The kernels of Penstock: resizing, bit planes, LZ4 and LZF decoding, reading of cached frames.
+/* The kernels of Penstock: resizing, bit planes, LZ4 and LZF decoding, reading of cached frames,
+ * gathering memory.
  *
  * Plain C11, called by ctypes, which lets other Python threads run meanwhile. No call keeps state.
  * Every decoder checks all lengths before it reads or writes: its input may be hostile.
@@ -42,6 +43,11 @@ enum { PS_BLOCK = 64, PS_NO_MEMORY = -1, PS_CORRUPT = -2 };
 /* Changes whenever a signature below or a meaning of its arguments does. */
 PS_API int ps_abi(void);
 PS_API int ps_best_level(void);
+
+/* Copies `count` pieces of memory into `to`, each of `sizes[i]` bytes from the address `from[i]` to
+ * `to + offsets[i]`. */
+PS_API void ps_gather(const uint64_t *from, const uint64_t *sizes, const uint64_t *offsets,
+                      int64_t count, uint8_t *to);
 
 /* Encodes `count` images of `rows` times `row_bytes` bytes into `out`, which has room for
  * count * ceil(rows * row_bytes / 64) * 65 bytes. Writes the size of each; returns their sum. */

@@ -26,7 +26,7 @@ __all__ = [
 LEVELS = ("portable", "avx2", "avx512")
 """Sets of instructions, each including the ones before; all give equal bytes."""
 
-_ABI = 4
+_ABI = 5
 _FILE = Path(__file__).with_name("kernels.so")
 _SWITCH = "PENSTOCK_NATIVE"
 _NO_MEMORY = -1
@@ -96,6 +96,9 @@ class Kernels:
         self._lzf_decompress = library.ps_lzf_decompress
         self._lzf_decompress.restype = size
         self._lzf_decompress.argtypes = [pointer, size, pointer, size]
+        self._gather = library.ps_gather
+        self._gather.restype = None
+        self._gather.argtypes = [pointer, pointer, pointer, size, pointer]
 
     def encode_bitplanes(
         self, images: NDArray[np.uint8], out: NDArray[np.uint8], sizes: NDArray[np.uint32]
@@ -295,6 +298,17 @@ class Kernels:
     def lzf_decompress(self, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
         """Decode LZF; returns how many bytes that gave, negative when it is damaged."""
         return self._lzf_decompress(_address(data), data.size, _address(out), out.size)
+
+    def gather(
+        self,
+        addresses: NDArray[np.uint64],
+        sizes: NDArray[np.uint64],
+        offsets: NDArray[np.uint64],
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Copy pieces of memory into ``out``; see ``penstock.native.gather``."""
+        pieces = [_address(array) for array in (addresses, sizes, offsets)]
+        self._gather(*pieces, len(addresses), _address(out))
 
 
 def _address(array: NDArray[np.generic]) -> int:

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Checkpoint(_message.Message):
-    __slots__ = ("run", "step", "digest", "raw_size_bytes", "created_unix_ms", "tags", "metrics")
+    __slots__ = ("run", "step", "digest", "raw_size_bytes", "created_unix_ms", "tags", "metrics", "base_step", "pinned", "verified_unix_ms", "damaged")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,10 @@ class Checkpoint(_message.Message):
     CREATED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    BASE_STEP_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     run: str
     step: int
     digest: _tensor_pb2.Digest
@@ -30,7 +34,11 @@ class Checkpoint(_message.Message):
     created_unix_ms: int
     tags: _containers.RepeatedScalarFieldContainer[str]
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, run: _Optional[str] = ..., step: _Optional[int] = ..., digest: _Optional[_Union[_tensor_pb2.Digest, _Mapping]] = ..., raw_size_bytes: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    base_step: int
+    pinned: bool
+    verified_unix_ms: int
+    damaged: bool
+    def __init__(self, run: _Optional[str] = ..., step: _Optional[int] = ..., digest: _Optional[_Union[_tensor_pb2.Digest, _Mapping]] = ..., raw_size_bytes: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., base_step: _Optional[int] = ..., pinned: bool = ..., verified_unix_ms: _Optional[int] = ..., damaged: bool = ...) -> None: ...
 
 class CheckpointRef(_message.Message):
     __slots__ = ("run", "step", "tag")
@@ -210,3 +218,67 @@ class VerifyCheckpointResponse(_message.Message):
     checkpoint: Checkpoint
     chunks: int
     def __init__(self, checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., chunks: _Optional[int] = ...) -> None: ...
+
+class PinCheckpointRequest(_message.Message):
+    __slots__ = ("checkpoint", "pinned")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: CheckpointRef
+    pinned: bool
+    def __init__(self, checkpoint: _Optional[_Union[CheckpointRef, _Mapping]] = ..., pinned: bool = ...) -> None: ...
+
+class PinCheckpointResponse(_message.Message):
+    __slots__ = ("checkpoint",)
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: Checkpoint
+    def __init__(self, checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
+
+class RetentionPolicy(_message.Message):
+    __slots__ = ("keep_last", "keep_every", "keep_best")
+    KEEP_LAST_FIELD_NUMBER: _ClassVar[int]
+    KEEP_EVERY_FIELD_NUMBER: _ClassVar[int]
+    KEEP_BEST_FIELD_NUMBER: _ClassVar[int]
+    keep_last: int
+    keep_every: int
+    keep_best: _containers.RepeatedCompositeFieldContainer[KeepBest]
+    def __init__(self, keep_last: _Optional[int] = ..., keep_every: _Optional[int] = ..., keep_best: _Optional[_Iterable[_Union[KeepBest, _Mapping]]] = ...) -> None: ...
+
+class KeepBest(_message.Message):
+    __slots__ = ("metric", "count", "higher_is_better")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    count: int
+    higher_is_better: bool
+    def __init__(self, metric: _Optional[str] = ..., count: _Optional[int] = ..., higher_is_better: bool = ...) -> None: ...
+
+class CollectGarbageRequest(_message.Message):
+    __slots__ = ("run", "policy", "dry_run")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    policy: RetentionPolicy
+    dry_run: bool
+    def __init__(self, run: _Optional[str] = ..., policy: _Optional[_Union[RetentionPolicy, _Mapping]] = ..., dry_run: bool = ...) -> None: ...
+
+class CollectGarbageResponse(_message.Message):
+    __slots__ = ("removed", "kept", "freed_bytes")
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    removed: _containers.RepeatedCompositeFieldContainer[Checkpoint]
+    kept: _containers.RepeatedCompositeFieldContainer[KeptCheckpoint]
+    freed_bytes: int
+    def __init__(self, removed: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., kept: _Optional[_Iterable[_Union[KeptCheckpoint, _Mapping]]] = ..., freed_bytes: _Optional[int] = ...) -> None: ...
+
+class KeptCheckpoint(_message.Message):
+    __slots__ = ("run", "step", "reasons")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    step: int
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run: _Optional[str] = ..., step: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -86,6 +86,16 @@ class CheckpointServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.FromString,
                 _registered_method=True)
+        self.PinCheckpoint = channel.unary_unary(
+                '/penstock.v1.CheckpointService/PinCheckpoint',
+                request_serializer=penstock_dot_v1_dot_checkpoint__pb2.PinCheckpointRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_checkpoint__pb2.PinCheckpointResponse.FromString,
+                _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/penstock.v1.CheckpointService/CollectGarbage',
+                request_serializer=penstock_dot_v1_dot_checkpoint__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_checkpoint__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
 
 
 class CheckpointServiceServicer(object):
@@ -103,7 +113,7 @@ class CheckpointServiceServicer(object):
         INVALID_ARGUMENT: run or tag is no valid name, or the size is 0 or above the limit.
         ALREADY_EXISTS: the step exists with other content.
         ABORTED: the fencing token is not the newest of the run.
-        RESOURCE_EXHAUSTED: the disk has no room for it.
+        RESOURCE_EXHAUSTED: the disk has no room for it, or the quota of the run or store is used up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,8 +121,8 @@ class CheckpointServiceServicer(object):
 
     def UploadChunks(self, request_iterator, context):
         """Takes chunks in ascending, gapless order from `received_bytes` on, at most 1 MiB each, and
-        acknowledges what is received. After a break the client calls BeginUpload again and goes on
-        from the answered `received_bytes`.
+        acknowledges what is received and on disk: not each message, but at the latest the last. After
+        a break the client calls BeginUpload again and goes on from the answered `received_bytes`.
 
         Errors:
         NOT_FOUND: no such upload (expired, or aborted): begin again.
@@ -132,7 +142,8 @@ class CheckpointServiceServicer(object):
 
         Errors:
         NOT_FOUND: no such upload and no such checkpoint.
-        FAILED_PRECONDITION: bytes are missing.
+        FAILED_PRECONDITION: bytes are missing, or the checkpoint that this one refers to (its base) is
+        not stored: send it whole.
         DATA_LOSS: the content does not match its digest or is no intact container.
         ABORTED: fenced by a newer writer.
         """
@@ -185,6 +196,10 @@ class CheckpointServiceServicer(object):
 
     def DeleteCheckpoint(self, request, context):
         """Deletes one checkpoint. Deleting what is not there is NOT_FOUND.
+
+        Errors:
+        NOT_FOUND: there is none.
+        FAILED_PRECONDITION: it is pinned, or others refer to it; names them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +211,29 @@ class CheckpointServiceServicer(object):
         Errors:
         NOT_FOUND: as GetCheckpoint.
         DATA_LOSS: the stored file is damaged; names the place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinCheckpoint(self, request, context):
+        """Pins a checkpoint, or lets it go again. No retention and no DeleteCheckpoint removes a pinned
+        one. Pinning what is pinned is no error.
+
+        Errors:
+        NOT_FOUND: as GetCheckpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectGarbage(self, request, context):
+        """Removes what a retention policy does not keep; with dry_run it only says what that would be.
+        A checkpoint that a kept one refers to is kept as well.
+
+        Errors:
+        NOT_FOUND: no such run.
+        INVALID_ARGUMENT: the policy keeps nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,6 +291,16 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     servicer.VerifyCheckpoint,
                     request_deserializer=penstock_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.SerializeToString,
+            ),
+            'PinCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinCheckpoint,
+                    request_deserializer=penstock_dot_v1_dot_checkpoint__pb2.PinCheckpointRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_checkpoint__pb2.PinCheckpointResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=penstock_dot_v1_dot_checkpoint__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_checkpoint__pb2.CollectGarbageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +575,60 @@ class CheckpointService(object):
             '/penstock.v1.CheckpointService/VerifyCheckpoint',
             penstock_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.SerializeToString,
             penstock_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.CheckpointService/PinCheckpoint',
+            penstock_dot_v1_dot_checkpoint__pb2.PinCheckpointRequest.SerializeToString,
+            penstock_dot_v1_dot_checkpoint__pb2.PinCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.CheckpointService/CollectGarbage',
+            penstock_dot_v1_dot_checkpoint__pb2.CollectGarbageRequest.SerializeToString,
+            penstock_dot_v1_dot_checkpoint__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

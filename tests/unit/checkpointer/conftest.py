@@ -1,9 +1,11 @@
 """A store, and uploads to it without a client."""
 
 import io
+import secrets
 from dataclasses import dataclass, field
 
 import pytest
+from object_server import BUCKET, ObjectServer
 from penstock_checkpointer.store import Store
 
 from penstock import container
@@ -23,7 +25,7 @@ class Content:
 
     def __post_init__(self):
         file = io.BytesIO()
-        self.written = container.write(self.state, file, compress="lz4")
+        self.written = container.write(self.state, file, compress="fast")
         self.data = file.getvalue()
 
     @property
@@ -50,10 +52,31 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def store(root):
-    opened = Store(root)
+def shelf():
+    """Where the checkpoints of ``store`` stand; None: in its directory."""
+    return
+
+
+@pytest.fixture
+def store(root, shelf):
+    opened = Store(root, shelf=shelf)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory):
+    """An S3-compatible server."""
+    with ObjectServer(tmp_path_factory.mktemp("objects") / "requests") as server:
+        yield server
+
+
+@pytest.fixture
+def object_url(object_server, monkeypatch):
+    """An empty prefix of its bucket, for clients that find the server in the environment."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{secrets.token_hex(8)}/checkpoints"
 
 
 @pytest.fixture

@@ -1,15 +1,20 @@
 """Killed or told to end at any moment: what was acknowledged stays, and clients go on."""
 
+import contextlib
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from penstock_checkpointer.service import CheckpointService
+from penstock_checkpointer.store import Store
 from service_process import ServiceProcess
 
 import penstock
 from penstock.client.checkpoint import WriterTokens
+from penstock.errors import Internal
+from penstock.server import ServerSettings, start
 
 SIZE = 1_500_000
 KILLS = 4
@@ -107,6 +112,54 @@ def test_server_away_is_told_after_the_time_given(server):
         server.start()
     with penstock.open_checkpoints(server.target, retry_s=30) as client:
         assert client.load("run") == {"x": 1}
+
+
+@pytest.mark.e2e
+def test_save_waits_for_a_server_that_is_away_and_completes_when_it_is_back(server):
+    with penstock.open_checkpoints(server.target, retry_s=60) as client:
+        first = client.save({"x": 1}, "run", 1)
+        server.kill()
+        saved = []
+        writer = threading.Thread(target=lambda: saved.append(client.save({"x": 2}, "run", 2)))
+        writer.start()
+        wait_until(lambda: client.counts["retries"] > 0)
+        assert saved == []
+        server.start()
+        writer.join(60)
+        assert client.list("run") == [first, *saved]
+        assert (client.load("run", 1), client.load("run", 2)) == ({"x": 1}, {"x": 2})
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["embedded", "served"])
+def test_part_that_a_power_loss_tore_is_found_and_sent_anew(tmp_path, served, monkeypatch):
+    """Zeros where the last bytes were written: what a disk may show after its power went."""
+
+    def die(*_):
+        raise RuntimeError("the machine lost its power")
+
+    root = tmp_path / "store"
+    state = {"w": np.random.default_rng(0).integers(0, 256, 300_000, np.uint8)}
+    store = Store(root)
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        target = f"file://{root}"
+        if served:
+            service = CheckpointService(store)
+            server = stack.enter_context(start("checkpointer", ServerSettings(), service.register))
+            target = server.target
+        client = stack.enter_context(penstock.open_checkpoints(target, tokens=WriterTokens()))
+        monkeypatch.setattr(Store, "commit", die)
+        with pytest.raises((RuntimeError, Internal)):
+            client.save(state, "run", 1, compress="none")
+        monkeypatch.undo()
+        (part,) = (root / "staging").iterdir()
+        size = part.stat().st_size
+        with part.open("r+b") as file:
+            file.seek(size - 4096)
+            file.write(bytes(4096))
+        client.save(state, "run", 1, compress="none")
+        np.testing.assert_array_equal(client.load("run", 1)["w"], state["w"])
+        assert list((root / "staging").iterdir()) == []
 
 
 def wait_until(condition, timeout_s=60):

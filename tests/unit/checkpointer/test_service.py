@@ -1,12 +1,15 @@
 """The service on the wire: what a client meets that does not keep to the protocol."""
 
+import os
+
 import grpc
+import numpy as np
 import pytest
 import xxhash
 from penstock_checkpointer.service import CheckpointService
 
 from penstock.client.channel import open_channel
-from penstock.client.checkpoint_messages import upload_to_message
+from penstock.client.checkpoint.messages import upload_to_message
 from penstock.client.errors import translated_errors
 from penstock.errors import Corrupt, InvalidInput, NotFound
 from penstock.server import ServerSettings, start
@@ -32,12 +35,60 @@ def chunk(upload_id, data, offset=0, digest=None):
     )
 
 
-def test_every_chunk_is_acknowledged_with_all_before_it(stub, content):
+@pytest.fixture
+def syncs(monkeypatch):
+    """Size of the file at each fdatasync."""
+    sizes = []
+    original = os.fdatasync
+
+    def fdatasync(handle):
+        sizes.append(os.fstat(handle).st_size)
+        original(handle)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    return sizes
+
+
+def test_only_what_is_synced_is_acknowledged_at_the_latest_at_the_end(stub, content, syncs):
+    state = {"w": np.random.default_rng(0).integers(0, 256, 20 << 20, np.uint8)}
+    offered = content(state)
+    upload_id = stub.BeginUpload(upload_to_message(offered.request)).upload_id
+    starts = range(0, len(offered.data), 1 << 20)
+    pieces = [(place, offered.data[place : place + (1 << 20)]) for place in starts]
+    acknowledged = []
+    for answer in stub.UploadChunks(chunk(upload_id, data, place) for place, data in pieces):
+        acknowledged.append(answer.received_bytes)
+        assert answer.received_bytes in syncs
+    assert acknowledged == [8 << 20, 16 << 20, len(offered.data)]
+    assert syncs == acknowledged
+
+
+def test_what_a_broken_stream_left_is_synced_before_it_is_acknowledged(stub, content, syncs):
     offered = content({"x": "y" * 3000})
     upload_id = stub.BeginUpload(upload_to_message(offered.request)).upload_id
-    pieces = [(0, 10), (10, 1000), (1000, len(offered.data))]
-    answers = stub.UploadChunks(chunk(upload_id, offered.data[a:b], a) for a, b in pieces)
-    assert [answer.received_bytes for answer in answers] == [10, 1000, len(offered.data)]
+    pieces = [chunk(upload_id, offered.data[:1000]), chunk(upload_id, b"", 1000, digest=1)]
+    with pytest.raises(Corrupt), translated_errors("test"):
+        list(stub.UploadChunks(iter(pieces)))
+    assert syncs == []
+    assert stub.BeginUpload(upload_to_message(offered.request)).received_bytes == 1000
+    assert syncs == [1000]
+
+
+def test_chunks_of_two_uploads_in_one_stream_are_refused(stub, content):
+    offered = content({"x": 1})
+    upload_id = stub.BeginUpload(upload_to_message(offered.request)).upload_id
+    pieces = [chunk(upload_id, offered.data[:10]), chunk("x", offered.data[10:], 10)]
+    with pytest.raises(InvalidInput, match="in one stream"), translated_errors("test"):
+        list(stub.UploadChunks(iter(pieces)))
+
+
+def test_content_that_is_stored_is_answered_as_received(stub, content):
+    offered = content({"x": "y" * 3000})
+    upload_id = stub.BeginUpload(upload_to_message(offered.request)).upload_id
+    for _ in range(2):
+        answers = list(stub.UploadChunks(iter([chunk(upload_id, offered.data)])))
+        assert [answer.received_bytes for answer in answers] == [len(offered.data)]
+        stub.CommitUpload(pb.CommitUploadRequest(upload_id=upload_id))
     checkpoint = stub.CommitUpload(pb.CommitUploadRequest(upload_id=upload_id)).checkpoint
     assert checkpoint.digest.xxh3_128 == xxhash.xxh3_128_digest(offered.data)
     again = stub.BeginUpload(upload_to_message(offered.request))

@@ -65,7 +65,7 @@ def test_truncation_at_any_place_is_found():
         assert_corrupt(data[:length])
 
 
-@pytest.mark.parametrize("compress", ["small", "lz4", "none"])
+@pytest.mark.parametrize("compress", ["small", "fast", "delta", "none"])
 def test_any_flipped_bit_is_found(compress):
     data = intact_bytes(compress)
     chooser = random.Random(7)  # noqa: S311 - a test's dice

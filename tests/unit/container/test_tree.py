@@ -108,7 +108,7 @@ def test_ordered_dict_keeps_kind_order_and_module_versions():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("compress", ["small", "lz4", "none"])
+@pytest.mark.parametrize("compress", ["small", "fast", "delta", "none"])
 def test_tensor_of_every_dtype_keeps_its_bits(dtype, compress):
     tensor = torch.arange(0, 3000).reshape(30, 100).remainder(2).to(dtype)
     result = round_trip([tensor], compress=compress)[0]

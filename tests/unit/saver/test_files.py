@@ -103,7 +103,7 @@ def test_lz4_frames_inside_each_other_are_refused(tmp_path):
 
 
 def test_lz4_bomb_is_stopped_at_the_limit(tmp_path, monkeypatch):
-    from penstock.client import checkpoint_files
+    from penstock.client.checkpoint_files import load as checkpoint_files
     from penstock.container import Limits
     from penstock.errors import LimitExceeded
 

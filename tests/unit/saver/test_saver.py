@@ -1,16 +1,22 @@
 """The background saver: nothing tears, nothing is lost in silence."""
 
+import io
 import logging
+import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
+import lz4.frame
 import pytest
 import torch
 
 import penstock
-from penstock.client.checkpoint import CheckpointClient, WriterTokens
-from penstock.errors import AlreadyExists, Conflict, InvalidInput, LimitExceeded, TimedOut
+from penstock.client.checkpoint import WriterTokens
+from penstock.client.saving.uploader import Uploader
+from penstock.errors import AlreadyExists, Conflict, Internal, InvalidInput, LimitExceeded, TimedOut
 
 
 @pytest.fixture
@@ -26,15 +32,15 @@ def gate(monkeypatch):
         opened = threading.Event()
         entered = threading.Semaphore(0)
 
-    save = CheckpointClient.save
+    save = Uploader.save
 
-    def held(self, state, run, step, **options):
+    def held(self, job):
         Gate.entered.release()
         assert Gate.opened.wait(60)
-        return save(self, state, run, step, **options)
+        return save(self, job)
 
     Gate.opened.clear()
-    monkeypatch.setattr(CheckpointClient, "save", held)
+    monkeypatch.setattr(Uploader, "save", held)
     yield Gate
     Gate.opened.set()
 
@@ -68,7 +74,7 @@ def test_state_is_saved_as_it_was_at_the_call(target, gate):
 def test_writes_during_the_save_never_show(target):
     """A thread keeps changing the tensors: each checkpoint holds one value throughout."""
     tensors = [torch.zeros(20_000) for _ in range(20)]
-    with penstock.AsyncCheckpointSaver(target, run="run", compress="lz4") as saver:
+    with penstock.AsyncCheckpointSaver(target, run="run", compress="fast") as saver:
         for step in range(15):
             for tensor in tensors:
                 tensor.fill_(step)
@@ -223,8 +229,7 @@ def test_shutdown_with_too_little_time_reports_what_is_unfinished(target, gate):
     assert report.unfinished == (0, 1, 2)
     gate.opened.set()
     saver._thread.join(60)
-    # The one under way was finished, those that waited were given up, as reported.
-    assert steps(target) == [0]
+    assert steps(target) == []
 
 
 def test_shut_down_saver_takes_nothing_more(target):
@@ -242,6 +247,8 @@ def test_shut_down_saver_takes_nothing_more(target):
         ({"when_full": "panic"}, "when_full"),
         ({"compress": "zip"}, "compress"),
         ({"run": "a/b"}, "run"),
+        ({"run": None}, "run"),
+        ({"rebase_every": 0}, "rebase_every"),
     ],
 )
 def test_option_that_is_wrong_is_named(target, options, field):
@@ -264,3 +271,214 @@ def test_program_that_forgets_to_shut_down_still_saves_all(target):
     )
     assert done.returncode == 0, done.stderr
     assert steps(target) == [0, 1, 2]
+
+
+ENDED = """
+import os, signal, sys, time, torch, penstock
+saver = penstock.AsyncCheckpointSaver(sys.argv[1], run="run", drain_s=float(sys.argv[3]))
+for step in range(3):
+    saver.save_async({"w": torch.full((300_000,), float(step))}, step)
+print("handed over", flush=True)
+os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", -signal.SIGINT)])
+def test_signal_lets_what_waits_be_saved(target, name, status):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED, target, name, "60"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert steps(target) == [0, 1, 2]
+
+
+def test_signal_with_too_little_time_says_what_did_not_make_it(target):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED, target, "SIGTERM", "0.01"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "run 'run': checkpoints (" in done.stderr
+    assert "were not stored" in done.stderr
+    missing = {0, 1, 2} - set(steps(target))
+    assert all(str(step) in done.stderr for step in missing)
+
+
+def test_handler_of_the_program_is_left_alone(target):
+    def handler(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with penstock.AsyncCheckpointSaver(target, run="run"):
+            assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_last_saver_gives_the_signal_back():
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with penstock.AsyncCheckpointSaver(), penstock.AsyncCheckpointSaver():
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_killed_uploader_is_started_again_and_nothing_is_lost(target, caplog):
+    with penstock.AsyncCheckpointSaver(target, run="run", compress="delta") as saver:
+        for step in range(4):
+            saver.save_async({"w": torch.full((300_000,), float(step))}, step)
+            saver.wait()
+            if step in (0, 2):
+                saver._uploader._process.kill()
+                saver._uploader._process.wait()
+        assert saver.counts["uploader_restarts"] == 2
+    assert "ended with -9, starting another" in caplog.text
+    for step in range(4):
+        assert torch.equal(load(target, step)["w"], torch.full((300_000,), float(step)))
+
+
+def test_uploader_that_cannot_live_is_an_error_and_training_goes_on(target, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_FAILPOINT", "uploader.received")
+    saver = penstock.AsyncCheckpointSaver(target, run="run")
+    saver.save_async({"x": 1}, 1)
+    with pytest.raises(Internal, match="run/1 ended 3 times"):
+        saver.wait()
+    monkeypatch.delenv("PENSTOCK_FAILPOINT")
+    saver.save_async({"x": 2}, 2)
+    # The one that was started before the variable went away dies once more.
+    saver.wait()
+    assert saver.shutdown().saved == (2,)
+
+
+def test_uploader_ends_with_the_program(target):
+    code = "import sys, os, penstock\n"
+    code += "s = penstock.AsyncCheckpointSaver(sys.argv[1], run='run')\n"
+    code += "print(s._uploader._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, target], capture_output=True, text=True, check=False
+    )
+    process = int(done.stdout)
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("the uploading process outlived the program")
+
+
+@pytest.mark.parametrize("kind", ["pstk", "pt", "pt.lz4"])
+def test_saver_without_a_target_writes_files(tmp_path, kind):
+    tied = torch.arange(6.0)
+    state = {"w": tied, "same": tied, "n": 3}
+    with penstock.AsyncCheckpointSaver(compress=True) as saver:
+        saver.save_async(state, tmp_path / f"a.{kind}")
+        report = saver.shutdown()
+    assert report.saved == (tmp_path / f"a.{kind}",)
+    found = penstock.load_checkpoint(tmp_path / f"a.{kind}")
+    assert torch.equal(found["w"], tied)
+    assert found["n"] == 3
+    assert found["w"].data_ptr() == found["same"].data_ptr()
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{kind}"]
+
+
+def test_lz4_frame_is_read_by_other_tools(tmp_path):
+    with penstock.AsyncCheckpointSaver() as saver:
+        saver.save_async({"w": torch.arange(6.0)}, str(tmp_path / "a.pt.lz4"))
+    with lz4.frame.open(tmp_path / "a.pt.lz4") as file:
+        found = torch.load(io.BytesIO(file.read()), weights_only=True)
+    assert torch.equal(found["w"], torch.arange(6.0))
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        (7, "has no target"),
+        ("model.zip", r"must end in one of \.pstk, \.pt, \.pth, \.pt\.lz4"),
+        ("/no/such/place/model.pt", "no directory"),
+    ],
+)
+def test_place_that_is_wrong_is_named(where, what):
+    with penstock.AsyncCheckpointSaver() as saver, pytest.raises(InvalidInput, match=what):
+        saver.save_async({}, where)
+
+
+def test_buffers_are_used_again_and_never_more_than_stated(target):
+    with penstock.AsyncCheckpointSaver(target, run="run", max_queue_size=2) as saver:
+        seen = set()
+        give_back = saver._snapshots.give_back
+        saver._snapshots.give_back = lambda buffer: (seen.add(buffer.number), give_back(buffer))
+        for step in range(12):
+            saver.save_async({"w": torch.full((300_000,), float(step))}, step)
+    assert 1 <= len(seen) <= 3
+    assert saver.counts["plans"] == 1
+
+
+def test_state_of_another_form_gets_another_plan(target):
+    with penstock.AsyncCheckpointSaver(target, run="run") as saver:
+        for step, size in enumerate((10, 100_000, 5, 400_000)):
+            saver.save_async({"w": torch.full((size,), float(step))}, step)
+        saver.wait()
+        assert saver.counts["plans"] == 4
+    for step, size in enumerate((10, 100_000, 5, 400_000)):
+        assert torch.equal(load(target, step)["w"], torch.full((size,), float(step)))
+
+
+def test_client_and_saver_of_one_process_do_not_fence_each_other(target):
+    with (
+        penstock.open_checkpoints(target) as client,
+        penstock.AsyncCheckpointSaver(target, run="run") as saver,
+    ):
+        for step in range(0, 6, 2):
+            saver.save_async({"x": step}, step)
+            client.save({"x": step + 1}, "run", step + 1)
+        saver.wait()
+    assert steps(target) == list(range(6))
+
+
+def test_deltas_share_a_base_that_changes_in_time(target):
+    torch.manual_seed(0)
+    frozen, moving = torch.randn(500_000), torch.randn(500_000)
+    with penstock.AsyncCheckpointSaver(
+        target, run="run", compress="delta", rebase_every=3
+    ) as saver:
+        for step in range(7):
+            moving += 1e-6
+            saver.save_async({"frozen": frozen, "moving": moving}, step)
+            saver.wait()
+    with penstock.open_checkpoints(target) as client:
+        assert [info.base_step for info in client.list("run")] == [
+            *(None, 0, 0),
+            *(None, 3, 3),
+            None,
+        ]
+        whole, delta = (client.get("run", step).size_bytes for step in (0, 1))
+        assert delta < whole / 2
+    for step in range(7):
+        assert torch.equal(load(target, step)["frozen"], frozen)
+
+
+def test_base_that_was_deleted_is_replaced(target):
+    state = {"w": torch.randn(300_000)}
+    with (
+        penstock.open_checkpoints(target) as client,
+        penstock.AsyncCheckpointSaver(target, run="run", compress="delta") as saver,
+    ):
+        saver.save_async(state, 0)
+        saver.wait()
+        client.delete("run", 0)
+        saver.save_async(state, 1)
+        saver.save_async(state, 2)
+        saver.wait()
+        assert [info.base_step for info in client.list("run")] == [None, 1]
+    assert torch.equal(load(target, 2)["w"], state["w"])

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from penstock.checkpoints import LATEST, CheckpointInfo, RunInfo, UploadRequest
 from penstock.chunks import Digest
+from penstock.retention import Collected, KeepBest, RetentionPolicy
 from penstock.v1 import checkpoint_pb2 as pb
 from penstock.v1 import tensor_pb2 as tb
 
 __all__ = [
     "checkpoint_from_message",
     "checkpoint_to_message",
+    "collected_from_message",
+    "collected_to_message",
+    "policy_from_message",
+    "policy_to_message",
     "ref_to_message",
     "run_from_message",
     "run_to_message",
@@ -29,6 +34,10 @@ def checkpoint_to_message(info: CheckpointInfo) -> pb.Checkpoint:
         created_unix_ms=info.created_unix_ms,
         tags=info.tags,
         metrics=info.metrics,
+        base_step=info.base_step,
+        pinned=info.pinned,
+        verified_unix_ms=info.verified_unix_ms,
+        damaged=info.damaged,
     )
 
 
@@ -42,6 +51,10 @@ def checkpoint_from_message(message: pb.Checkpoint) -> CheckpointInfo:
         created_unix_ms=message.created_unix_ms,
         tags=tuple(message.tags),
         metrics=dict(message.metrics),
+        base_step=message.base_step if message.HasField("base_step") else None,
+        pinned=message.pinned,
+        verified_unix_ms=message.verified_unix_ms,
+        damaged=message.damaged,
     )
 
 
@@ -105,6 +118,55 @@ def upload_from_message(message: pb.BeginUploadRequest) -> UploadRequest:
         fencing_token=message.fencing_token,
         tags=tuple(message.tags),
         metrics=dict(message.metrics),
+    )
+
+
+def policy_to_message(policy: RetentionPolicy) -> pb.RetentionPolicy:
+    """A retention policy as it travels."""
+    return pb.RetentionPolicy(
+        keep_last=policy.keep_last,
+        keep_every=policy.keep_every,
+        keep_best=[
+            pb.KeepBest(
+                metric=rule.metric, count=rule.count, higher_is_better=rule.higher_is_better
+            )
+            for rule in policy.keep_best
+        ],
+    )
+
+
+def policy_from_message(message: pb.RetentionPolicy) -> RetentionPolicy:
+    """A retention policy as it was meant.
+
+    Raises:
+        InvalidInput: A rule is none.
+    """
+    return RetentionPolicy(
+        keep_last=message.keep_last,
+        keep_every=message.keep_every,
+        keep_best=tuple(
+            KeepBest(rule.metric, rule.count, rule.higher_is_better) for rule in message.keep_best
+        ),
+    )
+
+
+def collected_to_message(collected: Collected) -> pb.CollectGarbageResponse:
+    """What retention decided as it travels."""
+    return pb.CollectGarbageResponse(
+        removed=map(checkpoint_to_message, collected.removed),
+        kept=[
+            pb.KeptCheckpoint(run=run, step=step, reasons=reasons)
+            for run, step, reasons in collected.kept
+        ],
+        freed_bytes=collected.freed_bytes,
+    )
+
+
+def collected_from_message(message: pb.CollectGarbageResponse) -> Collected:
+    """What retention decided as it was meant."""
+    return Collected(
+        tuple(map(checkpoint_from_message, message.removed)),
+        tuple((kept.run, kept.step, tuple(kept.reasons)) for kept in message.kept),
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -16,49 +15,30 @@ from penstock.checkpoints import (
     CheckpointInfo,
     RunInfo,
     UploadRequest,
-    UploadState,
     check_run,
     check_step,
     check_tag,
 )
 from penstock.client.channel import RETRY_S
-from penstock.client.checkpoint_files import load_file
-from penstock.client.checkpoint_store import CheckpointStore, EmbeddedStore, RemoteStore
-from penstock.container import Profile, Reader, write
+from penstock.client.checkpoint.operations import CheckpointStore
+from penstock.client.checkpoint.stores import EmbeddedStore, RemoteStore
+from penstock.client.checkpoint.tokens import PROCESS_TOKENS, WriterTokens
+from penstock.client.checkpoint_files.load import load_file
+from penstock.container import Base, BaseRef, Profile, Reader, Written, write
 from penstock.disk import full_disk_named
-from penstock.errors import InvalidInput, NotFound
+from penstock.errors import Corrupt, InvalidInput, NotFound
+from penstock.failpoints import failpoint
+from penstock.retention import Collected, RetentionPolicy
 from penstock.targets import Target
 
-__all__ = ["CheckpointClient", "WriterTokens", "load_checkpoint", "open_checkpoints"]
-
-
-class WriterTokens:
-    """Fencing tokens of one writer, by store and run.
-
-    A process is one writer: its clients share their tokens, so that they do not fence each other.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tokens: dict[tuple[str, str], int] = {}
-        self._locks: dict[tuple[str, str], threading.Lock] = {}
-
-    def begin(self, store: str, run: str, begin: Callable[[int], UploadState]) -> UploadState:
-        """Begin an upload with the token of the run, one at a time, and keep the answered one."""
-        key = (store, run)
-        with self._lock:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            state = begin(self._tokens.get(key, 0))
-            self._tokens[key] = state.fencing_token
-            return state
-
-    def forget(self, store: str, run: str) -> None:
-        """Ask for a new token at the next upload, which takes the run over."""
-        self._tokens.pop((store, run), None)
-
-
-_PROCESS_TOKENS = WriterTokens()
+__all__ = [
+    "PROCESS_TOKENS",
+    "CheckpointClient",
+    "WriterTokens",
+    "load_checkpoint",
+    "open_checkpoints",
+    "resolve_target",
+]
 
 
 class CheckpointClient:
@@ -84,7 +64,7 @@ class CheckpointClient:
     ) -> None:
         self.counts = counts
         self.target, self._store = target, store
-        self._tokens = tokens or _PROCESS_TOKENS
+        self._tokens = tokens or PROCESS_TOKENS
 
     def save(
         self,
@@ -106,7 +86,8 @@ class CheckpointClient:
             step: Step of the run.
             tags: Names that will point at this step, e.g. ``("best",)``.
             metrics: Numbers kept beside it, e.g. ``{"val_loss": 0.12}``.
-            compress: ``small``, ``lz4`` or ``none``.
+            compress: ``small``, ``fast``, ``policy-bf16`` (loses precision) or ``none``; ``delta``
+                is ``small`` here, for only ``AsyncCheckpointSaver`` knows the base.
 
         Raises:
             InvalidInput: The state holds a type that cannot be kept (named with its path), or a
@@ -120,24 +101,63 @@ class CheckpointClient:
         check_step(step)
         for tag in tags:
             check_tag(tag)
-        meta = {"writer": f"penstock {version('penstock')}", "run": run, "step": str(step)}
         # A file rather than memory: what is sent must be there until the store has it all.
         with tempfile.TemporaryFile(prefix="penstock-", suffix=".pstk") as file:
             with full_disk_named(f"writing {run}/{step} to {tempfile.gettempdir()} to send it"):
-                written = write(state, file, compress=compress, meta=meta)
-                file.flush()
-            request = UploadRequest(
-                run=run,
-                step=step,
-                digest=written.digest,
-                raw_size_bytes=written.raw_size_bytes,
-                fencing_token=0,
-                tags=tuple(tags),
-                metrics=dict(metrics or {}),
-            )
-            return self._store.upload(
-                request, file, lambda begin: self._tokens.begin(str(self.target), run, begin)
-            )
+                written = self.write_state(state, file, run, step, compress=compress)
+            return self.send_file(file, written, run, step, tags=tags, metrics=metrics)
+
+    def write_state(
+        self,
+        state: Any,
+        file: BinaryIO,
+        run: str,
+        step: int,
+        *,
+        compress: Profile = "small",
+        base: Base | None = None,
+    ) -> Written:
+        """Write a state as a checkpoint of a run into a file, to be sent by ``send_file``.
+
+        Raises:
+            InvalidInput, LimitExceeded, Unsupported, OSError: As ``penstock.container.write``.
+        """
+        meta = {"writer": f"penstock {version('penstock')}", "run": run, "step": str(step)}
+        written = write(state, file, compress=compress, meta=meta, base=base)
+        file.flush()
+        return written
+
+    def send_file(
+        self,
+        file: BinaryIO,
+        written: Written,
+        run: str,
+        step: int,
+        *,
+        tags: Sequence[str] = (),
+        metrics: Mapping[str, float] | None = None,
+    ) -> CheckpointInfo:
+        """Store what ``write_state`` wrote; when this returns it is verified, durable and listed.
+
+        Raises:
+            AlreadyExists, Conflict, LimitExceeded, Unavailable: As ``save``.
+            DataFault: The base of the content is not stored (any more): ``BASE_MISSING``.
+        """
+        request = UploadRequest(
+            run=run,
+            step=step,
+            digest=written.digest,
+            raw_size_bytes=written.raw_size_bytes,
+            fencing_token=0,
+            tags=tuple(tags),
+            metrics=dict(metrics or {}),
+        )
+        failpoint("client.before_begin")
+        info = self._store.upload(
+            request, file, lambda begin: self._tokens.begin(str(self.target), run, begin)
+        )
+        failpoint("client.committed")
+        return info
 
     def load(
         self,
@@ -162,8 +182,37 @@ class CheckpointClient:
             Corrupt: It is damaged.
             Unavailable: The service stayed away.
         """
-        with self._store.open_content(self.get(run, which)) as file, Reader(file) as reader:
+        with self.open_reader(run, which, in_parts=bool(only)) as reader:
             return reader.load(only=only, device=map_location, as_numpy=as_numpy)
+
+    def open_reader(self, run: str, which: int | str = LATEST, *, in_parts: bool = False) -> Reader:
+        """Open a checkpoint, and with it the one that it refers to.
+
+        Args:
+            run: Name of the run.
+            which: A step, a tag, or ``latest``.
+            in_parts: Fetch only what is read, each chunk checked by itself; else a service sends
+                all of it first, checked as a whole.
+
+        Raises:
+            NotFound, Corrupt, Unavailable: As ``load``.
+        """
+        return self._open_reader(self.get(run, which), in_parts=in_parts)
+
+    def _open_reader(self, info: CheckpointInfo, *, in_parts: bool) -> Reader:
+        def open_base(wanted: BaseRef) -> Reader:
+            base = self.get(info.run, wanted.step)
+            if base.digest != wanted.digest:
+                raise Corrupt(
+                    f"{info.run}/{info.step} refers to step {wanted.step} with the digest "
+                    f"{wanted.digest}, there is {base.digest}: use another step",
+                    reason="BASE_MISSING",
+                )
+            return self._open_reader(base, in_parts=in_parts)
+
+        store = self._store
+        file = store.open_parts(info) if in_parts else store.open_content(info)
+        return Reader(file, open_base=open_base, owns_file=True)
 
     def open(self, run: str, which: int | str = LATEST) -> BinaryIO:
         """Open the ``.pstk`` file of a checkpoint for reading; the caller closes it.
@@ -206,8 +255,45 @@ class CheckpointClient:
 
         Raises:
             NotFound: There is none.
+            DataFault: It is pinned, or others refer to it; names them.
         """
         self._store.delete(check_run(run), check_step(step))
+
+    def pin(self, run: str, which: int | str = LATEST) -> CheckpointInfo:
+        """Keep a checkpoint, whatever retention says, until ``unpin``; nor can it be deleted.
+
+        Raises:
+            NotFound: There is none.
+        """
+        return self._store.pin(check_run(run), which, pinned=True)
+
+    def unpin(self, run: str, which: int | str) -> CheckpointInfo:
+        """Let a pinned checkpoint go; one that is not pinned is no error.
+
+        Raises:
+            NotFound: There is none.
+        """
+        return self._store.pin(check_run(run), which, pinned=False)
+
+    def collect(
+        self,
+        run: str | None = None,
+        policy: RetentionPolicy | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> Collected:
+        """Remove what a retention policy does not keep, or say what that would be.
+
+        Args:
+            run: Name of the run; None for all runs of the store.
+            policy: The rules; None for those of the service. A store of this process has none.
+            dry_run: Remove nothing.
+
+        Raises:
+            NotFound: No such run.
+            InvalidInput: The policy keeps nothing, or there is none.
+        """
+        return self._store.collect(None if run is None else check_run(run), policy, dry_run=dry_run)
 
     def verify(self, run: str, which: int | str = LATEST) -> tuple[CheckpointInfo, int]:
         """Check every byte where it is stored; gives the number of chunks too.
@@ -247,14 +333,24 @@ def open_checkpoints(
         InvalidInput: The target is not valid.
         Unsupported: An embedded store needs ``pip install 'penstock[checkpointer]'``.
     """
-    target = Target.parse(target) if isinstance(target, str) else target
+    target = resolve_target(target)
     counts: Counter[str] = Counter()
     if target.scheme == "grpc":
         return CheckpointClient(target, RemoteStore(target, retry_s, counts), counts, tokens)
-    if len(target.locations) == 1:
-        target = Target("file", (str(Path(target.locations[0]).absolute()),), target.options)
     store = EmbeddedStore(load_backend("checkpointer", target))
     return CheckpointClient(target, store, counts, tokens)
+
+
+def resolve_target(target: str | Target) -> Target:
+    """The target of a store, the same however its directory is written.
+
+    Raises:
+        InvalidInput: It is not valid.
+    """
+    target = Target.parse(target) if isinstance(target, str) else target
+    if target.scheme == "file" and len(target.locations) == 1:
+        return Target("file", (str(Path(target.locations[0]).absolute()),), target.options)
+    return target
 
 
 def load_checkpoint(

@@ -14,74 +14,42 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO, Protocol, TypeVar
+from functools import partial
+from typing import Any, BinaryIO, TypeVar, cast
 
 import xxhash
 
-from penstock.backends import CheckpointBackend
+from penstock.backends import SYNC_BYTES, CheckpointBackend
 from penstock.checkpoints import CheckpointInfo, RunInfo, UploadRequest, UploadState
 from penstock.chunks import CHUNK_BYTES, Digest
 from penstock.client.channel import open_channel, retrying
-from penstock.client.checkpoint_messages import (
+from penstock.client.checkpoint.messages import (
     checkpoint_from_message,
+    collected_from_message,
+    policy_to_message,
     ref_to_message,
     run_from_message,
     upload_to_message,
 )
+from penstock.client.checkpoint.operations import Begin
+from penstock.client.checkpoint.range_file import RangeFile
 from penstock.client.errors import translated_errors
 from penstock.disk import full_disk_named
 from penstock.errors import Conflict, Corrupt, InvalidInput, NotFound, PenstockError, Unavailable
+from penstock.failpoints import failpoint
+from penstock.retention import Collected, RetentionPolicy
 from penstock.targets import Target
 from penstock.v1 import checkpoint_pb2 as pb
 from penstock.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 
-__all__ = ["CheckpointStore", "EmbeddedStore", "RemoteStore"]
+__all__ = ["EmbeddedStore", "RemoteStore"]
 
 log = logging.getLogger(__name__)
 
 _MAX_RESENDS = 3
 """Times that content is sent anew when it arrives damaged or its upload is gone."""
 
-Begin = Callable[[Callable[[int], UploadState]], UploadState]
-"""Calls what it is given with the writer's fencing token, and remembers the answered one."""
-
 T = TypeVar("T")
-
-
-class CheckpointStore(Protocol):
-    """What a client needs of a store."""
-
-    def upload(self, request: UploadRequest, file: BinaryIO, begin: Begin) -> CheckpointInfo:
-        """Store the content of ``file``; when this returns it is durable."""
-        ...
-
-    def open_content(self, info: CheckpointInfo) -> BinaryIO:
-        """The content of a checkpoint, seekable."""
-        ...
-
-    def get(self, run: str, which: int | str) -> CheckpointInfo:
-        """Look up a step, a tag or ``latest``."""
-        ...
-
-    def list(self, run: str) -> list[CheckpointInfo]:
-        """All checkpoints of a run."""
-        ...
-
-    def runs(self) -> list[RunInfo]:
-        """All runs."""
-        ...
-
-    def delete(self, run: str, step: int) -> None:
-        """Delete one checkpoint."""
-        ...
-
-    def verify(self, run: str, which: int | str) -> tuple[CheckpointInfo, int]:
-        """Check every byte where it is stored; gives the number of chunks too."""
-        ...
-
-    def close(self) -> None:
-        """Release what is held."""
-        ...
 
 
 class EmbeddedStore:
@@ -92,17 +60,29 @@ class EmbeddedStore:
 
     def upload(self, request: UploadRequest, file: BinaryIO, begin: Begin) -> CheckpointInfo:
         """Store the content of ``file``; when this returns it is durable."""
-        state = begin(
-            lambda token: self._backend.begin_upload(replace(request, fencing_token=token))
-        )
-        if not state.committed:
-            for offset, data in _chunks(file, state.received_bytes):
-                self._backend.append(state.upload_id, offset, data)
-        return self._backend.commit(state.upload_id)
+        while True:
+            state = begin(
+                lambda token: self._backend.begin_upload(replace(request, fencing_token=token))
+            )
+            failpoint("client.begun")
+            try:
+                if not state.committed:
+                    self._append(state, file)
+                failpoint("client.before_commit")
+                return self._backend.commit(state.upload_id)
+            except Corrupt as error:
+                # What was left of an earlier try may be torn (a power loss): it is removed now.
+                if state.committed or not state.received_bytes:
+                    raise
+                log.warning("%s/%d: sent anew: %s", request.run, request.step, error)
 
     def open_content(self, info: CheckpointInfo) -> BinaryIO:
         """The content of a checkpoint, seekable."""
         return self._backend.open_content(info.run, info.step)
+
+    def open_parts(self, info: CheckpointInfo) -> BinaryIO:
+        """The same: it is read where it lies."""
+        return self.open_content(info)
 
     def get(self, run: str, which: int | str) -> CheckpointInfo:
         """Look up a step, a tag or ``latest``."""
@@ -120,6 +100,16 @@ class EmbeddedStore:
         """Delete one checkpoint."""
         self._backend.delete(run, step)
 
+    def pin(self, run: str, which: int | str, *, pinned: bool) -> CheckpointInfo:
+        """Keep a checkpoint until it is let go, or let it go."""
+        return self._backend.pin(run, which, pinned=pinned)
+
+    def collect(
+        self, run: str | None, policy: RetentionPolicy | None, *, dry_run: bool
+    ) -> Collected:
+        """Remove what a policy does not keep, or say what that would be."""
+        return self._backend.collect(run, policy, dry_run=dry_run)
+
     def verify(self, run: str, which: int | str) -> tuple[CheckpointInfo, int]:
         """Check every byte where it is stored."""
         info, verified = self._backend.verify(run, which)
@@ -128,6 +118,15 @@ class EmbeddedStore:
     def close(self) -> None:
         """Close the store."""
         self._backend.close()
+
+    def _append(self, state: UploadState, file: BinaryIO) -> None:
+        unsynced = 0
+        for offset, data in _chunks(file, state.received_bytes):
+            self._backend.append(state.upload_id, offset, data)
+            unsynced += len(data)
+            if unsynced >= SYNC_BYTES:
+                self._backend.sync(state.upload_id)
+                unsynced = 0
 
 
 class RemoteStore:
@@ -156,9 +155,11 @@ class RemoteStore:
             state = begin(lambda token: self._begin(replace(request, fencing_token=token)))
             if state.received_bytes > furthest:
                 furthest, progress_s = state.received_bytes, time.monotonic()
+            failpoint("client.begun")
             try:
                 if not state.committed:
                     self._send(state, file, request.digest.size_bytes)
+                failpoint("client.before_commit")
                 return self._commit(state.upload_id)
             except Unavailable as error:
                 if time.monotonic() - progress_s > self._retry_s:
@@ -192,6 +193,18 @@ class RemoteStore:
         file.seek(0)
         return file
 
+    def open_parts(self, info: CheckpointInfo) -> BinaryIO:
+        """A checkpoint that is downloaded where it is read, and no further."""
+        name = f"{self._target} {info.run}/{info.step}"
+
+        def give_up(error: PenstockError) -> None:
+            self._counts["downloads_resumed"] += 1
+            log.warning("%s: download broke off, resuming: %s", self._target, error)
+            self.get(info.run, info.step)  # waits until the service is back
+
+        pieces = partial(self._pieces, info)
+        return cast("BinaryIO", RangeFile(name, info.size_bytes, pieces, give_up))
+
     def get(self, run: str, which: int | str) -> CheckpointInfo:
         """Look up a step, a tag or ``latest``."""
         request = pb.GetCheckpointRequest(checkpoint=ref_to_message(run, which))
@@ -224,6 +237,39 @@ class RemoteStore:
             # A second try may find that the first one, whose answer was lost, did its work.
             if len(asked) == 1:
                 raise
+
+    def pin(self, run: str, which: int | str, *, pinned: bool) -> CheckpointInfo:
+        """Keep a checkpoint until it is let go, or let it go."""
+        request = pb.PinCheckpointRequest(checkpoint=ref_to_message(run, which), pinned=pinned)
+        answer = self._retry(lambda: self._stub.PinCheckpoint(request))
+        return checkpoint_from_message(answer.checkpoint)
+
+    def collect(
+        self, run: str | None, policy: RetentionPolicy | None, *, dry_run: bool
+    ) -> Collected:
+        """Remove what a policy does not keep, or say what that would be.
+
+        When an answer is lost, the next one lacks what was removed before: that is logged.
+        """
+        request = pb.CollectGarbageRequest(
+            run=run or "",
+            policy=None if policy is None else policy_to_message(policy),
+            dry_run=dry_run,
+        )
+        asked: list[str] = []
+
+        def ask() -> pb.CollectGarbageResponse:
+            asked.append(request.run)
+            return self._stub.CollectGarbage(request)
+
+        answer = self._retry(ask)
+        if len(asked) > 1 and not dry_run:
+            log.warning(
+                "%s: asked %d times to collect; what it removed before the last time is not named",
+                self._target,
+                len(asked),
+            )
+        return collected_from_message(answer)
 
     def verify(self, run: str, which: int | str) -> tuple[CheckpointInfo, int]:
         """Check every byte where it is stored."""
@@ -294,7 +340,7 @@ class RemoteStore:
         received = start
         with translated_errors(self._target):
             stream = self._stub.Download(pb.DownloadRequest(checkpoint=ref, offset_bytes=start))
-            for message in stream:
+            for message in _cancelled_at_the_end(stream):
                 if message.HasField("checkpoint"):
                     found = checkpoint_from_message(message.checkpoint)
                     if found.digest != info.digest:
@@ -317,9 +363,18 @@ class RemoteStore:
         return retrying(call, target=self._target, retry_s=self._retry_s, on_retry=note)
 
 
+def _cancelled_at_the_end(stream: Any) -> Iterator[pb.DownloadResponse]:
+    try:
+        yield from stream
+    finally:
+        # Whoever reads a part leaves the rest; the service must not go on sending.
+        stream.cancel()
+
+
 def _chunks(file: BinaryIO, start_bytes: int) -> Iterator[tuple[int, bytes]]:
     # By position: a stream that broke off may still be reading when the next one begins.
     handle, offset = file.fileno(), start_bytes
     while data := os.pread(handle, CHUNK_BYTES, offset):
         yield offset, data
+        failpoint("client.chunk_sent")
         offset += len(data)

@@ -1,0 +1,1 @@
+"""Checkpoint files of all kinds: read, written for other tools, and, where trusted, unpickled."""

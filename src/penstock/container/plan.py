@@ -1,0 +1,405 @@
+"""Taking the same state apart again and again: what is learnt the first time is kept.
+
+A training loop saves a state of the same form each time: the same keys, the same tensors, mostly in
+the same memory, other values. A plan knows where every byte lies and where it goes in a buffer, so
+that a snapshot is little more than the copy. What may change before the next step of an optimizer
+is copied at once: small tensors (among them the running statistics of batch normalisation), arrays
+and plain values. The large tensors can be copied later, as long as nothing writes to them.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.container.device import DeviceCopies
+from penstock.container.index import named_entries
+from penstock.container.limits import Limits
+from penstock.container.shape import Shape
+from penstock.container.tensors import Storage, StorageTable, TensorEntry, bytes_of
+from penstock.container.torch_bridge import loaded_torch
+from penstock.container.tree import encode_tree
+from penstock.container.windows import Windows
+from penstock.container.writer import Flattened, flatten
+from penstock.errors import Conflict
+
+__all__ = ["Plan", "PlannedStorage", "restored"]
+
+_ALIGNMENT_BYTES = 64
+_DTYPE = operator.attrgetter("dtype")
+
+
+class PlannedStorage(NamedTuple):
+    """Where a storage goes in the buffer, and what the writer must know of it."""
+
+    offset_bytes: int
+    size_bytes: int
+    item_size_bytes: int
+    section: str
+    floating: bool
+
+
+class _Taken(NamedTuple):
+    """A storage that is no window on the memory of a CPU tensor: it is taken from a leaf."""
+
+    storage: int
+    leaf: int
+    window: tuple[int, int] | None
+
+
+class Plan:
+    """How to take states of one form apart.
+
+    Args:
+        state: The first of them; nothing of it is copied yet.
+        limits: Bounds; the default ones if None.
+
+    Attributes:
+        entries: Of the tensors and arrays.
+        storages: Their layout in a buffer.
+        size_bytes: Of a buffer.
+
+    Raises:
+        InvalidInput, LimitExceeded: As ``flatten``.
+    """
+
+    def __init__(self, state: Any, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        flat = flatten(state, limits=self._limits)
+        self.entries: Sequence[TensorEntry] = flat.entries
+        self.storages: Sequence[PlannedStorage] = _lay_out(flat.storages)
+        last = self.storages[-1] if self.storages else PlannedStorage(0, 0, 1, "", floating=False)
+        self.size_bytes = last.offset_bytes + last.size_bytes
+        self._paths = {entry.storage: p for p, entry in named_entries(flat.tree, flat.entries)}
+        self._shape = Shape(state)
+        leaves = self._shape.forget_leaves()
+        self._types = list(map(type, leaves))
+        self._nodes: list[Any] = []
+        self._plain: list[int] = []
+        self._plain_values: list[Any] = []
+        self._plain_texts: list[str] = []
+        self._cut_tree(flat.tree)
+        self._bind(flat, leaves)
+
+    def match(self, state: Any) -> list[Any] | None:
+        """The leaves of a state, if it has the form that this plan was made for; else None."""
+        leaves = self._shape.leaves_of(state)
+        if leaves is None or list(map(type, leaves)) != self._types:
+            return None
+        if not self._same_objects(leaves):
+            return None
+        for position, form in self._other_forms:
+            if _other_form(leaves[position]) != form:
+                return None
+        return leaves if self._match_tensors(leaves) else None
+
+    def take(self, leaves: Sequence[Any], out: npt.NDArray[np.uint8]) -> None:
+        """Copy what may not wait.
+
+        Args:
+            leaves: As ``match`` has just given them.
+            out: ``(size_bytes,) uint8``.
+        """
+        self._windows.copy_small(out)
+        for copies in self._devices:
+            copies.take()
+        torch = loaded_torch()
+        for number, leaf, window in self._taken:
+            storage, value = self.storages[number], leaves[leaf]
+            piece = out[storage.offset_bytes : storage.offset_bytes + storage.size_bytes]
+            if isinstance(value, bytes):
+                piece[...] = np.frombuffer(value, np.uint8)
+            elif isinstance(value, np.ndarray):
+                piece.view(value.dtype).reshape(value.shape)[...] = value
+            else:
+                piece[...] = bytes_of(torch, value, window).cpu().numpy()
+
+    def stage(self, leaves: Sequence[Any], out: npt.NDArray[np.uint8]) -> list[Any]:
+        """Copy the rest; nothing may write to the state meanwhile.
+
+        Args:
+            leaves: As ``take`` had them.
+            out: The same buffer.
+
+        Returns:
+            CUDA events: until they are reached, writers on the device and readers of the buffer
+            must wait.
+
+        Raises:
+            Conflict: A tensor has changed its form in a way that ``match`` did not see.
+        """
+        for position, form in zip(self._tensors, self._forms, strict=True):
+            found = _form_of(leaves[position])
+            if found != form:
+                raise Conflict(
+                    f"a tensor of the state became {found}, it was {form} when it was saved "
+                    "before: save again, which notices",
+                    reason="STATE_CHANGED",
+                )
+        done = [copies.stage(out) for copies in self._devices]
+        self._windows.copy_large(out)
+        return done
+
+    def tree_of(self, leaves: Sequence[Any]) -> str:
+        """JSON of the tree of a state that this plan matched."""
+        values = [leaves[position] for position in self._plain]
+        if not self._plain_texts:
+            self._plain_values = [object()] * len(values)
+            self._plain_texts = [""] * len(values)
+        table = StorageTable()
+        for index, (value, last) in enumerate(zip(values, self._plain_values, strict=True)):
+            # The same object, not an equal one: 1, 1.0 and True are equal.
+            if value is not last:
+                node = encode_tree(value, table, self._limits)
+                self._plain_texts[index] = json.dumps(node, separators=(",", ":"), allow_nan=False)
+        self._plain_values = values
+        pieces = zip(self._plain_texts, self._tree_pieces[1:], strict=True)
+        return self._tree_pieces[0] + "".join(value + piece for value, piece in pieces)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether some of the state lies on a CUDA device."""
+        return bool(self._devices)
+
+    def staged(self) -> list[tuple[str, npt.NDArray[np.uint8], PlannedStorage]]:
+        """Path, live memory and layout of each storage that ``stage`` copies."""
+        return [
+            (self._paths.get(number, "?"), memory, self.storages[number])
+            for number, memory in self._windows.large()
+        ]
+
+    def _cut_tree(self, tree: Any) -> None:
+        """Cut the tree's JSON where plain values stand, so that new ones need only be put in."""
+        mark = secrets.token_hex(8)
+        marked = self._mark(tree, mark)
+        text = json.dumps(marked, separators=(",", ":"), allow_nan=False)
+        self._tree_pieces = text.split(f'"{mark}"')
+
+    def _mark(self, node: Any, mark: str) -> Any:
+        # In the order in which the shape gives leaves.
+        tag = next(iter(node)) if isinstance(node, dict) else ""
+        if tag in ("d", "o"):
+            return {**node, tag: [[key, self._mark(child, mark)] for key, child in node[tag]]}
+        if tag in ("l", "u"):
+            return {tag: [self._mark(child, mark) for child in node[tag]]}
+        self._nodes.append(node)
+        if tag in ("t", "B"):
+            return node
+        self._plain.append(len(self._nodes) - 1)
+        return mark
+
+    def _bind(self, flat: Flattened, leaves: list[Any]) -> None:
+        """Learn where the bytes of each storage come from, and by what to know the leaves again."""
+        entry_leaf: dict[int, int] = {}
+        bytes_leaf: dict[int, int] = {}
+        self._tensors: list[int] = []
+        for position, node in enumerate(self._nodes):
+            if _is_tensor(node):
+                entry_leaf.setdefault(node["t"], position)
+                if flat.entries[node["t"]].kind != "numpy":
+                    self._tensors.append(position)
+            elif isinstance(node, dict) and "B" in node:
+                bytes_leaf[node["B"]] = position
+        self._other_forms = [
+            (position, _other_form(leaf))
+            for position, leaf in enumerate(leaves)
+            if isinstance(leaf, (np.ndarray, bytes))
+        ]
+        self._objects = [p for p, node in enumerate(self._nodes) if _is_tensor(node)]
+        ids = [id(leaves[position]) for position in self._objects]
+        self._distinct, self._object_pattern = len(set(ids)), _pattern(ids)
+        tensors = [leaves[position] for position in self._tensors]
+        self._last: Sequence[Any] = tensors
+        self._pointers = _pointers(loaded_torch(), tensors)
+        self._forms = [_form_of(tensor) for tensor in tensors]
+        self._counts = [tensor.numel() for tensor in tensors]
+        self._dtypes = [tensor.dtype for tensor in tensors]
+        self._contiguous = [tensor.is_contiguous() for tensor in tensors]
+        self._taken: list[_Taken] = []
+        windows: list[int] = []
+        for number, storage in enumerate(flat.storages):
+            if number in bytes_leaf:
+                self._taken.append(_Taken(number, bytes_leaf[number], None))
+            elif storage.entry is not None:
+                self._taken.append(_Taken(number, entry_leaf[storage.entry], storage.window))
+            elif storage.data.nbytes:
+                windows.append(number)
+        self._windows = self._open_windows(flat, windows)
+        self._devices = self._open_devices(leaves)
+
+    def _open_windows(self, flat: Flattened, numbers: list[int]) -> Windows:
+        index_of = {number: index for index, number in enumerate(numbers)}
+        members: list[tuple[int, int]] = []
+        for index, position in enumerate(self._tensors):
+            window = index_of.get(flat.entries[self._nodes[position]["t"]].storage)
+            if window is not None and self._counts[index]:
+                members.append((index, window))
+        storages = [self.storages[number] for number in numbers]
+        addresses = [flat.storages[n].data.__array_interface__["data"][0] for n in numbers]
+        return Windows(
+            numbers,
+            np.array(addresses, np.uint64),
+            np.array([storage.size_bytes for storage in storages], np.uint64),
+            np.array([storage.offset_bytes for storage in storages], np.uint64),
+            np.array(members, np.int64).reshape(-1, 2),
+            self._pointers,
+            np.array(self._spans(), np.int64).reshape(-1, 2),
+        )
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """Index and extent of tensors with holes, whose values are gathered one by one."""
+        gathered = {taken.leaf for taken in self._taken if taken.window is None}
+        found: list[tuple[int, int]] = []
+        for index, position in enumerate(self._tensors):
+            shape, stride, dtype, device, _, is_conj, is_neg = self._forms[index]
+            # What is conjugated only when it is read is a copy that shares with nothing.
+            if position in gathered and device == "cpu" and not is_conj and not is_neg:
+                extent = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+                found.append((index, (extent + 1) * dtype.itemsize))
+        return found
+
+    def _open_devices(self, leaves: list[Any]) -> list[DeviceCopies]:
+        """Leave what lies on CUDA devices to copies of their own."""
+        found: dict[str, list[_Taken]] = {}
+        for taken in self._taken:
+            device = getattr(leaves[taken.leaf], "device", None)
+            if getattr(device, "type", "") == "cuda":
+                found.setdefault(str(device), []).append(taken)
+        on_device = {taken for several in found.values() for taken in several}
+        self._taken = [taken for taken in self._taken if taken not in on_device]
+        return [
+            DeviceCopies(
+                loaded_torch(),
+                [(leaves[leaf], window) for _, leaf, window in several],
+                [self.storages[number].offset_bytes for number, _, _ in several],
+            )
+            for several in found.values()
+        ]
+
+    def _same_objects(self, leaves: list[Any]) -> bool:
+        """Whether tensors and arrays that were one object are one, and others are not."""
+        ids = list(map(id, _picked(leaves, self._objects)))
+        if len(set(ids)) != self._distinct:
+            return False
+        return self._distinct == len(ids) or _pattern(ids) == self._object_pattern
+
+    def _match_tensors(self, leaves: list[Any]) -> bool:
+        torch = loaded_torch()
+        if torch is None or not self._tensors:
+            return True
+        tensors = _picked(leaves, self._tensors)
+        try:
+            pointers = _pointers(torch, tensors)
+        except RuntimeError:
+            return False  # one without storage, e.g. sparse: a new plan refuses it by its path
+        moved = np.flatnonzero(pointers != self._pointers)
+        # Loops over all tensors are left to map, which costs half.
+        if len(moved) or not all(map(operator.is_, tensors, self._last)):
+            known = list(map(operator.is_, tensors, self._last))
+            for index in moved.tolist():
+                known[index] = False
+            fresh = [index for index, same in enumerate(known) if not same]
+            found = _picked(tensors, fresh)
+            kind = torch.Tensor
+            if (
+                list(map(kind.numel, found)) != list(_picked(self._counts, fresh))
+                or list(map(kind.is_contiguous, found)) != list(_picked(self._contiguous, fresh))
+                or list(map(_DTYPE, found)) != list(_picked(self._dtypes, fresh))
+            ):
+                return False
+        if len(moved):
+            # What lies elsewhere than on the CPU is not followed: a new plan is made.
+            if any(tensors[index].device.type != "cpu" for index in moved.tolist()):
+                return False
+            if not self._windows.move(pointers):
+                return False
+            self._pointers = pointers
+        self._last = tensors
+        return True
+
+
+def restored(
+    tree: Any,
+    entries: Sequence[TensorEntry],
+    storages: Sequence[PlannedStorage],
+    buffer: npt.NDArray[np.uint8],
+) -> Flattened:
+    """A state in a buffer, as the writer takes it; its storages look at the buffer.
+
+    Args:
+        tree: As ``Plan.stage`` gave it, parsed.
+        entries: Of the plan.
+        storages: Of the plan.
+        buffer: ``(size_bytes,) uint8``.
+    """
+    return Flattened(
+        tree,
+        list(entries),
+        [
+            Storage(
+                storage.item_size_bytes,
+                buffer[storage.offset_bytes : storage.offset_bytes + storage.size_bytes],
+                storage.section,
+                storage.floating,
+            )
+            for storage in storages
+        ],
+    )
+
+
+def _lay_out(storages: Sequence[Storage]) -> list[PlannedStorage]:
+    offset = 0
+    planned: list[PlannedStorage] = []
+    for storage in storages:
+        size = storage.data.nbytes
+        item, section, floating = storage.item_size_bytes, storage.section, storage.floating
+        planned.append(PlannedStorage(offset, size, item, section, floating))
+        offset += -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    return planned
+
+
+def _picked(values: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:
+    if len(positions) < 2:  # noqa: PLR2004 - of one, itemgetter gives no tuple
+        return [values[position] for position in positions]
+    return operator.itemgetter(*positions)(values)
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, dict) and "t" in node
+
+
+def _pattern(ids: Sequence[int]) -> list[int]:
+    """For each id, where it stands for the first time."""
+    first: dict[int, int] = {}
+    return [first.setdefault(value, index) for index, value in enumerate(ids)]
+
+
+def _pointers(torch: Any | None, tensors: Sequence[Any]) -> npt.NDArray[np.uint64]:
+    if torch is None:
+        return np.empty(0, np.uint64)
+    return np.fromiter(map(torch.Tensor.data_ptr, tensors), np.uint64, len(tensors))
+
+
+def _form_of(tensor: Any) -> tuple[Any, ...]:
+    """What the entry of a tensor follows from, besides the memory it shares."""
+    return (
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+        str(tensor.device),
+        tensor.requires_grad and tensor.is_leaf,
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
+
+
+def _other_form(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return len(value)
+    return value.dtype, value.shape

@@ -1,0 +1,101 @@
+"""Windows on the memory of tensors, as a plan keeps them: where each begins, and copying them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.container.tensors import SMALL_BYTES
+from penstock.native import gather
+
+__all__ = ["Windows"]
+
+
+class Windows:
+    """Memory of CPU tensors that storages are copied from.
+
+    Args:
+        numbers: Of the storages, ``n`` of them.
+        addresses: ``(n,) uint64``.
+        sizes: ``(n,) uint64``, in bytes.
+        offsets: ``(n,) uint64``; where each goes in a buffer.
+        members: ``(m, 2) int64``; index of a tensor that has bytes, and of the window it lies in.
+        pointers: ``uint64``; where the data of each tensor begins.
+        spans: ``(k, 2) int64``; index and extent in bytes of each tensor with holes, which is no
+            window, but must not come to lie in one.
+    """
+
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        addresses: npt.NDArray[np.uint64],
+        sizes: npt.NDArray[np.uint64],
+        offsets: npt.NDArray[np.uint64],
+        members: npt.NDArray[np.int64],
+        pointers: npt.NDArray[np.uint64],
+        spans: npt.NDArray[np.int64],
+    ) -> None:
+        self._spans = spans
+        self._numbers = numbers
+        self._addresses, self._sizes, self._offsets = addresses, sizes, offsets
+        self._tensor, self._window = members[:, 0], members[:, 1]
+        self._place = pointers[self._tensor] - addresses[self._window]
+        # One tensor of each window tells where it is now.
+        self._anchors = np.unique(self._window, return_index=True)[1]
+        first = np.full(len(addresses), np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(first, self._window, self._place)
+        self._padded = np.flatnonzero(first != 0)
+        self._large = np.flatnonzero(sizes > SMALL_BYTES)
+        self._small = np.flatnonzero(sizes <= SMALL_BYTES)
+
+    def move(self, pointers: npt.NDArray[np.uint64]) -> bool:
+        """Follow tensors that lie elsewhere now.
+
+        Returns:
+            False if they no longer share memory as they did; the windows are then of no use.
+        """
+        if np.any(pointers[self._tensor] == 0):
+            return False  # the memory was given back
+        places = pointers[self._tensor] - self._place
+        addresses = self._addresses.copy()
+        addresses[self._window[self._anchors]] = places[self._anchors]
+        if not np.array_equal(addresses[self._window], places):
+            return False
+        # A window begins up to 15 bytes before its first tensor, which it need not do elsewhere.
+        moved = np.flatnonzero(addresses != self._addresses)
+        if np.any(np.isin(moved, self._padded)):
+            return False
+        begins = np.concatenate([addresses, pointers[self._spans[:, 0]]])
+        sizes = np.concatenate([self._sizes, self._spans[:, 1].astype(np.uint64)])
+        order = np.argsort(begins)
+        ends = (begins + sizes)[order]
+        if np.any(ends[:-1] > begins[order][1:]):
+            return False
+        self._addresses = addresses
+        return True
+
+    def copy_small(self, out: npt.NDArray[np.uint8]) -> None:
+        """Copy the small ones into a buffer."""
+        self._copy(self._small, out)
+
+    def copy_large(self, out: npt.NDArray[np.uint8]) -> None:
+        """Copy the large ones into a buffer."""
+        self._copy(self._large, out)
+
+    def large(self) -> list[tuple[int, npt.NDArray[np.uint8]]]:
+        """Number and live memory of each large one."""
+        return [
+            (self._numbers[index], _memory(int(self._addresses[index]), int(self._sizes[index])))
+            for index in self._large.tolist()
+        ]
+
+    def _copy(self, which: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> None:
+        gather(self._addresses[which], self._sizes[which], self._offsets[which], out)
+
+
+def _memory(address: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+    memory = (ctypes.c_uint8 * size_bytes).from_address(address)
+    return np.ctypeslib.as_array(memory)
