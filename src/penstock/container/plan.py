@@ -13,6 +13,7 @@ import json
 import operator
 import secrets
 from collections.abc import Sequence
+from itertools import compress, count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,6 @@ from penstock.errors import Conflict
 __all__ = ["Plan", "PlannedStorage", "restored"]
 
 _ALIGNMENT_BYTES = 64
-_DTYPE = operator.attrgetter("dtype")
 
 
 class PlannedStorage(NamedTuple):
@@ -219,8 +219,6 @@ class Plan:
         self._pointers = _pointers(loaded_torch(), tensors)
         self._forms = [_form_of(tensor) for tensor in tensors]
         self._counts = [tensor.numel() for tensor in tensors]
-        self._dtypes = [tensor.dtype for tensor in tensors]
-        self._contiguous = [tensor.is_contiguous() for tensor in tensors]
         self._taken: list[_Taken] = []
         windows: list[int] = []
         for number, storage in enumerate(flat.storages):
@@ -298,29 +296,28 @@ class Plan:
             pointers = _pointers(torch, tensors)
         except RuntimeError:
             return False  # one without storage, e.g. sparse: a new plan refuses it by its path
-        moved = np.flatnonzero(pointers != self._pointers)
-        # Loops over all tensors are left to map, which costs half.
-        if len(moved) or not all(map(operator.is_, tensors, self._last)):
-            known = list(map(operator.is_, tensors, self._last))
-            for index in moved.tolist():
-                known[index] = False
-            fresh = [index for index, same in enumerate(known) if not same]
-            found = _picked(tensors, fresh)
-            kind = torch.Tensor
-            if (
-                list(map(kind.numel, found)) != list(_picked(self._counts, fresh))
-                or list(map(kind.is_contiguous, found)) != list(_picked(self._contiguous, fresh))
-                or list(map(_DTYPE, found)) != list(_picked(self._dtypes, fresh))
-            ):
-                return False
-        if len(moved):
+        # Loops over all tensors are left to map, which costs half. What is not looked at here, for
+        # tensors that lie where the last ones (which are kept alive) did, shows in ``stage``.
+        fresh = list(compress(count(), map(operator.is_not, tensors, self._last)))
+        counts = list(map(torch.Tensor.numel, _picked(tensors, fresh)))
+        if counts != list(_picked(self._counts, fresh)):
+            return False
+        if not self._follow(tensors, pointers):
+            return False
+        self._last = tensors
+        return True
+
+    def _follow(self, tensors: Sequence[Any], pointers: npt.NDArray[np.uint64]) -> bool:
+        """Copy from where the tensors lie now."""
+        for index in np.flatnonzero(pointers != self._pointers).tolist():
             # What lies elsewhere than on the CPU is not followed: a new plan is made.
-            if any(tensors[index].device.type != "cpu" for index in moved.tolist()):
+            on_cpu = tensors[index].device.type == "cpu"
+            if not on_cpu or _form_of(tensors[index]) != self._forms[index]:
                 return False
+        if not np.array_equal(pointers, self._pointers):
             if not self._windows.move(pointers):
                 return False
             self._pointers = pointers
-        self._last = tensors
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -26,7 +27,7 @@ class _Node:
             if not all(type(key) is str for key in self.keys):
                 # 1, 1.0 and True are equal, but not the same key of a checkpoint.
                 self.key_texts = list(map(repr, self.keys))
-            self.metadata = getattr(value, "_metadata", None)
+            self.metadata = copy.deepcopy(getattr(value, "_metadata", None))
         values = value.values() if isinstance(value, dict) else value
         self.children = [_learn(child, leaves) for child in values]
         self.is_flat = all(child is None for child in self.children)

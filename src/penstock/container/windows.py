@@ -13,6 +13,9 @@ from penstock.native import gather
 
 __all__ = ["Windows"]
 
+_FEW = 16
+"""So many windows that moved are compared with all others one by one, which is quicker."""
+
 
 class Windows:
     """Memory of CPU tensors that storages are copied from.
@@ -66,13 +69,23 @@ class Windows:
             return False
         # A window begins up to 15 bytes before its first tensor, which it need not do elsewhere.
         moved = np.flatnonzero(addresses != self._addresses)
-        if np.any(np.isin(moved, self._padded)):
+        if len(self._padded) and np.any(np.isin(moved, self._padded)):
             return False
-        begins = np.concatenate([addresses, pointers[self._spans[:, 0]]])
-        sizes = np.concatenate([self._sizes, self._spans[:, 1].astype(np.uint64)])
-        order = np.argsort(begins)
-        ends = (begins + sizes)[order]
-        if np.any(ends[:-1] > begins[order][1:]):
+        begins, ends = addresses, addresses + self._sizes
+        if len(self._spans):
+            places = pointers[self._spans[:, 0]]
+            begins = np.concatenate([begins, places])
+            ends = np.concatenate([ends, places + self._spans[:, 1].astype(np.uint64)])
+        if len(self._spans) or len(moved) > _FEW:
+            order = np.argsort(begins)
+            overlap = bool(np.any(ends[order][:-1] > begins[order][1:]))
+        else:
+            # The states of random number generators are new tensors each time, and only they.
+            overlap = any(
+                np.count_nonzero((begins < ends[index]) & (ends > begins[index])) > 1
+                for index in moved.tolist()
+            )
+        if overlap:
             return False
         self._addresses = addresses
         return True
