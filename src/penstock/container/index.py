@@ -291,6 +291,8 @@ def _parse_chunk(fields: list[Any], item_size_bytes: int, with_base: bool) -> Ch
         raise _malformed(f"a chunk of {stored} stored and {raw} raw bytes")
     if codec == Codec.NONE and (stored != raw or filter_ != Filter.NONE):
         raise _malformed(f"an uncompressed chunk of {stored} stored and {raw} raw bytes")
+    if codec == Codec.LZ4 and filter_ not in (Filter.NONE, Filter.SHUFFLE):
+        raise _malformed(f"an LZ4 chunk with the filter {filter_}")
     if codec == Codec.BASE and (stored or filter_ != Filter.NONE):
         raise _malformed(f"a chunk of {stored} bytes that equals that of the base")
     if filter_ != Filter.NONE and raw % item_size_bytes:

@@ -111,11 +111,13 @@ class Plan:
             copies.take()
         torch = loaded_torch()
         for number, leaf, window in self._taken:
+            if not self.storages[number].size_bytes:
+                continue
             storage, value = self.storages[number], leaves[leaf]
             piece = out[storage.offset_bytes : storage.offset_bytes + storage.size_bytes]
             if isinstance(value, bytes):
                 piece[...] = np.frombuffer(value, np.uint8)
-            elif isinstance(value, np.ndarray):
+            elif isinstance(value, np.ndarray) and value.nbytes:
                 piece.view(value.dtype).reshape(value.shape)[...] = value
             else:
                 piece[...] = bytes_of(torch, value, window).cpu().numpy()
@@ -219,6 +221,11 @@ class Plan:
         self._pointers = _pointers(loaded_torch(), tensors)
         self._forms = [_form_of(tensor) for tensor in tensors]
         self._counts = [tensor.numel() for tensor in tensors]
+        self._parameters = [
+            (index, tensor.requires_grad)
+            for index, tensor in enumerate(tensors)
+            if tensor.requires_grad or type(tensor).__name__ == "Parameter"
+        ]
         self._taken: list[_Taken] = []
         windows: list[int] = []
         for number, storage in enumerate(flat.storages):
@@ -302,6 +309,8 @@ class Plan:
         counts = list(map(torch.Tensor.numel, _picked(tensors, fresh)))
         if counts != list(_picked(self._counts, fresh)):
             return False
+        if any(tensors[index].requires_grad != grad for index, grad in self._parameters):
+            return False  # frozen, or set free
         if not self._follow(tensors, pointers):
             return False
         self._last = tensors

@@ -618,3 +618,18 @@ def test_tensor_without_the_memory_it_had_does_not_crash_the_process(case, kerne
         [sys.executable, "-c", HOSTILE, case], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_layer_that_is_frozen_gets_another_plan():
+    parameter = torch.nn.Parameter(torch.ones(LARGE))
+    state = {"w": parameter}
+    plan = Plan(state)
+    assert plan.match(state) is not None
+    parameter.requires_grad_(requires_grad=False)
+    assert plan.match(state) is None
+    assert Plan(state).match(state) is not None
+
+
+def test_array_of_elements_without_bytes_is_taken():
+    state = {"x": np.zeros(2, np.dtype([("x", "S0")]))["x"], "t": torch.ones(3)}
+    assert_right_or_refused(Plan(state), state)
