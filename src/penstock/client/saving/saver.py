@@ -1,4 +1,4 @@
-"""Saving in the background: the training loop waits for a millisecond, not for a copy."""
+"""Saving in the background: the training loop waits for milliseconds, not for a copy."""
 
 from __future__ import annotations
 
