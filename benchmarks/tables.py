@@ -13,7 +13,7 @@ from typing import Any
 
 from report import read_results
 
-__all__ = ["DOCUMENT", "write_docs"]
+__all__ = ["DOCUMENT", "markdown_table", "write_docs"]
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -54,7 +54,8 @@ _MEMORY_ROWS = {
 }
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of a Markdown document."""
     lines = [list(head), *map(list, rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -67,7 +68,7 @@ def _machine(found: dict[str, Any]) -> str:
 
 def _sampler(found: dict[str, Any]) -> str:
     baseline = found["baseline_ms"]
-    batches = _table(
+    batches = markdown_table(
         ("a batch", "ms", "baseline / this"),
         (
             (text, f"{found[f'{name}_ms']:.1f}", f"{baseline / found[f'{name}_ms']:.2f}")
@@ -75,7 +76,7 @@ def _sampler(found: dict[str, Any]) -> str:
             if f"{name}_ms" in found
         ),
     )
-    cpu = _table(
+    cpu = markdown_table(
         ("CPU of a batch", "ms"),
         (
             ("hand-written buffer", f"{found['baseline_cpu_ms']:.1f}"),
@@ -85,7 +86,7 @@ def _sampler(found: dict[str, Any]) -> str:
             ("server, same host", f"{found['same_host_server_cpu_ms']:.1f}"),
         ),
     )
-    starts = _table(
+    starts = markdown_table(
         ("start", "s"),
         (
             ("1000 files indexed for the first time", f"{found['index_1000_files_s']:.2f}"),
@@ -117,7 +118,7 @@ def _peers(found: dict[str, Any]) -> str:
                 f"{easier:.0f}" if easier else "",
             )
         )
-    table = _table(
+    table = markdown_table(
         ("loader", "ms a batch", "this / Penstock", "CPU ms", "ms, frames resized offline"), rows
     )
     missing = [f"{_PEERS[name]} did not run: {why}" for name, why in found["not_run"].items()]
@@ -125,7 +126,7 @@ def _peers(found: dict[str, Any]) -> str:
 
 
 def _memory(found: dict[str, Any]) -> str:
-    table = _table(
+    table = markdown_table(
         ("server, batches pulled", "anonymous memory, MB", "just opened, MB"),
         (
             (text, f"{found[name]['peak_mb']:.0f}", f"{found[name]['opened_mb']:.0f}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from goals import GOALS
 from report import read_results
-from tables import DOCUMENT
+from tables import DOCUMENT, markdown_table
 
 __all__ = ["write_docs"]
 
@@ -57,14 +56,8 @@ def write_docs() -> Path:
     return DOCUMENT
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _goals(found: dict[str, Any]) -> str:
-    return _table(
+    return markdown_table(
         ("figure", "measured", "wanted", ""),
         (
             (
@@ -96,7 +89,7 @@ def _ways(found: dict[str, Any]) -> str:
         (f"floor: one copy of the bytes, {text}, one thread", f"{found[name]:.2f}", *[""] * 4)
         for name, text in floors.items()
     ]
-    return _table(
+    return markdown_table(
         ("a save", "call, ms", "stall, ms", "first call, ms", "durable after, s", "calls"), rows
     )
 
@@ -126,7 +119,7 @@ def _training(found: dict[str, Any]) -> str:
             f"{found['uploader_anonymous_mb']:.0f}",
         ),
     )
-    return _table(("training and saving", ""), rows)
+    return markdown_table(("training and saving", ""), rows)
 
 
 def _profiles(found: dict[str, Any]) -> str:
@@ -139,12 +132,12 @@ def _profiles(found: dict[str, Any]) -> str:
         for name, text in _PROFILES.items()
     ]
     rows.append(("LZ4 alone", f"{100 * found['lz4_alone_saved']:.1f}", ""))
-    return _table(("profile", "saved, %", "MB/s in, one thread"), rows)
+    return markdown_table(("profile", "saved, %", "MB/s in, one thread"), rows)
 
 
 def _sections(found: dict[str, Any]) -> str:
     names = ("small", "fast", "delta10")
-    return _table(
+    return markdown_table(
         ("saved of a section, %", "MB", *(_PROFILES[name] for name in names)),
         (
             (

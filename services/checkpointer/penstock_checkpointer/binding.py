@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock.disk import sync_directory
 from penstock.errors import InvalidInput
-from penstock_checkpointer.durable import sync_directory, write_durably
+from penstock_checkpointer.durable import write_durably
 from penstock_checkpointer.layout import Layout
 
 __all__ = ["check_binding", "remember_binding"]

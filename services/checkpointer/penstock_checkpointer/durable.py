@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from penstock.disk import sync_directory
 from penstock.errors import Internal, LimitExceeded, PenstockError
 
 __all__ = [
@@ -17,20 +18,10 @@ __all__ = [
     "locked_file",
     "make_directories",
     "make_directory",
-    "sync_directory",
     "write_durably",
 ]
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable: renames, new files, deletions."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def make_directory(path: Path) -> None:

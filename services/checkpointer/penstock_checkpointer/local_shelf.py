@@ -11,8 +11,9 @@ import structlog
 from penstock.checkpoints import CheckpointInfo
 from penstock.chunks import Digest
 from penstock.container import verify
+from penstock.disk import sync_directory
 from penstock.failpoints import failpoint
-from penstock_checkpointer.durable import make_directory, sync_directory, write_durably
+from penstock_checkpointer.durable import make_directory, write_durably
 from penstock_checkpointer.layout import Layout, Note
 
 __all__ = ["LocalShelf"]

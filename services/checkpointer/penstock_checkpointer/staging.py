@@ -24,10 +24,11 @@ from penstock.checkpoints import (
     check_tag,
 )
 from penstock.container import MAGIC, check_magic
+from penstock.disk import sync_directory
 from penstock.errors import AlreadyExists, Conflict, InvalidInput, LimitExceeded, NotFound
 from penstock.failpoints import failpoint
 from penstock_checkpointer.catalog import Catalog, Upload
-from penstock_checkpointer.durable import disk_fault, locked_file, sync_directory
+from penstock_checkpointer.durable import disk_fault, locked_file
 from penstock_checkpointer.layout import Layout
 from penstock_checkpointer.quota import check_quotas
 

@@ -21,28 +21,17 @@ import numpy.typing as npt
 
 from penstock.container.device import DeviceCopies
 from penstock.container.index import named_entries
+from penstock.container.layout import PlannedStorage, lay_out
 from penstock.container.limits import Limits
 from penstock.container.shape import Shape
-from penstock.container.tensors import Storage, StorageTable, TensorEntry, bytes_of
+from penstock.container.tensors import StorageTable, TensorEntry, bytes_of
 from penstock.container.torch_bridge import loaded_torch
 from penstock.container.tree import encode_tree
 from penstock.container.windows import Windows
 from penstock.container.writer import Flattened, flatten
 from penstock.errors import Conflict
 
-__all__ = ["Plan", "PlannedStorage", "restored"]
-
-_ALIGNMENT_BYTES = 64
-
-
-class PlannedStorage(NamedTuple):
-    """Where a storage goes in the buffer, and what the writer must know of it."""
-
-    offset_bytes: int
-    size_bytes: int
-    item_size_bytes: int
-    section: str
-    floating: bool
+__all__ = ["Plan"]
 
 
 class _Taken(NamedTuple):
@@ -73,7 +62,7 @@ class Plan:
         self._limits = limits or Limits()
         flat = flatten(state, limits=self._limits)
         self.entries: Sequence[TensorEntry] = flat.entries
-        self.storages: Sequence[PlannedStorage] = _lay_out(flat.storages)
+        self.storages: Sequence[PlannedStorage] = lay_out(flat.storages)
         last = self.storages[-1] if self.storages else PlannedStorage(0, 0, 1, "", floating=False)
         self.size_bytes = last.offset_bytes + last.size_bytes
         self._paths = {entry.storage: p for p, entry in named_entries(flat.tree, flat.entries)}
@@ -117,7 +106,7 @@ class Plan:
             piece = out[storage.offset_bytes : storage.offset_bytes + storage.size_bytes]
             if isinstance(value, bytes):
                 piece[...] = np.frombuffer(value, np.uint8)
-            elif isinstance(value, np.ndarray) and value.nbytes:
+            elif isinstance(value, np.ndarray):
                 piece.view(value.dtype).reshape(value.shape)[...] = value
             else:
                 piece[...] = bytes_of(torch, value, window).cpu().numpy()
@@ -328,46 +317,6 @@ class Plan:
                 return False
             self._pointers = pointers
         return True
-
-
-def restored(
-    tree: Any,
-    entries: Sequence[TensorEntry],
-    storages: Sequence[PlannedStorage],
-    buffer: npt.NDArray[np.uint8],
-) -> Flattened:
-    """A state in a buffer, as the writer takes it; its storages look at the buffer.
-
-    Args:
-        tree: As ``Plan.stage`` gave it, parsed.
-        entries: Of the plan.
-        storages: Of the plan.
-        buffer: ``(size_bytes,) uint8``.
-    """
-    return Flattened(
-        tree,
-        list(entries),
-        [
-            Storage(
-                storage.item_size_bytes,
-                buffer[storage.offset_bytes : storage.offset_bytes + storage.size_bytes],
-                storage.section,
-                storage.floating,
-            )
-            for storage in storages
-        ],
-    )
-
-
-def _lay_out(storages: Sequence[Storage]) -> list[PlannedStorage]:
-    offset = 0
-    planned: list[PlannedStorage] = []
-    for storage in storages:
-        size = storage.data.nbytes
-        item, section, floating = storage.item_size_bytes, storage.section, storage.floating
-        planned.append(PlannedStorage(offset, size, item, section, floating))
-        offset += -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-    return planned
 
 
 def _picked(values: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:

@@ -13,7 +13,6 @@ from penstock.client.checkpoint import CheckpointClient
 from penstock.client.checkpoint_cli import arguments
 from penstock.client.checkpoint_files.export import (
     is_torch_name,
-    sync_directory,
     write_safetensors,
     write_torch,
     write_whole,
@@ -125,7 +124,6 @@ def _write_self_contained(client: CheckpointClient, info: CheckpointInfo, output
     with client.open_reader(info.run, info.step) as reader:
         meta, state = reader.meta, reader.load()
     write_file(state, output, meta=meta)
-    sync_directory(output.parent)
     click.echo(
         f"{info.run}/{info.step} is stored as what differs from {info.run}/{info.base_step}: "
         f"{output} holds it whole, so its digest is another one"
@@ -141,7 +139,6 @@ def _check_writable(output: Path) -> None:
 def _write(state: Any, output: Path) -> None:
     if output.suffix == ".pstk":
         write_file(state, output)
-        sync_directory(output.parent)
     elif is_torch_name(output):
         write_torch(state, output)
     else:

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO, cast
 import lz4.frame
 
 from penstock.container.torch_bridge import require_torch
-from penstock.disk import full_disk_named
+from penstock.disk import full_disk_named, sync_directory
 from penstock.errors import Unsupported
 
-__all__ = ["is_torch_name", "sync_directory", "write_safetensors", "write_torch", "write_whole"]
+__all__ = ["is_torch_name", "write_safetensors", "write_torch", "write_whole"]
 
 _TORCH_SUFFIXES = (".pt", ".pth")
 _LZ4_SUFFIX = ".lz4"
@@ -104,15 +104,6 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         part.unlink(missing_ok=True)
     sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable: without that a renamed file can be gone again."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _InPieces:

@@ -9,47 +9,34 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
-from penstock.checkpoints import CheckpointInfo, check_run, check_step, check_tag
+from penstock.checkpoints import CheckpointInfo, check_step, check_tag
 from penstock.client.channel import RETRY_S
 from penstock.client.checkpoint import PROCESS_TOKENS, WriterTokens, resolve_target
 from penstock.client.saving.barrier import Barrier
+from penstock.client.saving.options import (
+    SaverReport,
+    WhenFull,
+    check_queue,
+    check_rebase,
+    check_target,
+    profile_of,
+)
 from penstock.client.saving.snapshots import Snapshots
 from penstock.client.saving.termination import leave_termination, soften_termination
 from penstock.client.saving.uploader import Job, Uploader
-from penstock.container import Profile, check_profile
+from penstock.container import Profile
 from penstock.errors import InvalidInput, LimitExceeded, PenstockError, TimedOut
 from penstock.monitor import PerformanceMonitor
 from penstock.targets import Target
 
-__all__ = ["AsyncCheckpointSaver", "SaverReport", "WhenFull"]
+__all__ = ["AsyncCheckpointSaver"]
 
 log = logging.getLogger(__name__)
 
-WhenFull = Literal["block", "drop-oldest", "raise"]
-
-_DELTAS_PER_BASE = 8
 _FILE_KINDS = (".pstk", ".pt", ".pth", ".pt.lz4")
-
-
-@dataclass(frozen=True, slots=True)
-class SaverReport:
-    """What became of the checkpoints that were handed over: steps, or files.
-
-    Attributes:
-        saved: Durable in the store.
-        dropped: Given up for newer ones (``when_full="drop-oldest"``).
-        failed: Refused, or the store stayed away; the errors were raised.
-        unfinished: Still waiting or being saved.
-    """
-
-    saved: tuple[int | Path, ...]
-    dropped: tuple[int | Path, ...]
-    failed: tuple[int | Path, ...]
-    unfinished: tuple[int | Path, ...]
 
 
 class AsyncCheckpointSaver:
@@ -110,15 +97,9 @@ class AsyncCheckpointSaver:
         tokens: WriterTokens | None = None,
         debug: bool = False,
     ) -> None:
-        self._run = _check_run(target, run)
-        _check_queue(max_queue_size, when_full)
-        profile = _profile_of(compress)
-        if rebase_every is None:
-            rebase_every = _DELTAS_PER_BASE if profile == "delta" else 1
-        if rebase_every < 1:
-            raise InvalidInput(
-                f"rebase_every={rebase_every}: 1 means that each is whole", field="rebase_every"
-            )
+        self._run = check_target(target, run)
+        check_queue(max_queue_size, when_full)
+        profile = profile_of(compress)
         self._max_queue_size, self._when_full = max_queue_size, when_full
         self._drain_s = drain_s
         self.counts: Counter[str] = Counter()
@@ -140,7 +121,7 @@ class AsyncCheckpointSaver:
             None if target is None else resolve_target(target),
             self._run,
             compress=profile,
-            rebase_every=rebase_every,
+            rebase_every=check_rebase(rebase_every, profile),
             retry_s=retry_s,
             tokens=tokens or PROCESS_TOKENS,
             counts=self.counts,
@@ -400,34 +381,6 @@ class AsyncCheckpointSaver:
                     self._fail(job.where, error)
                 self._snapshots.give_back(job.buffer)
                 self._changed.notify_all()
-
-
-def _check_run(target: str | Target | None, run: str | None) -> str:
-    if target is None:
-        if run is not None:
-            raise InvalidInput(f"run={run!r} without a target: give both or none", field="run")
-        return ""
-    if run is None:
-        raise InvalidInput(f"target {target} without a run: name it", field="run")
-    return check_run(run)
-
-
-def _check_queue(max_queue_size: int, when_full: str) -> None:
-    if max_queue_size < 1:
-        raise InvalidInput(
-            f"max_queue_size={max_queue_size}: at least 1 must fit", field="max_queue_size"
-        )
-    if when_full not in get_args(WhenFull):
-        raise InvalidInput(
-            f"when_full={when_full!r}: choose one of {', '.join(get_args(WhenFull))}",
-            field="when_full",
-        )
-
-
-def _profile_of(compress: Profile | bool) -> Profile:  # noqa: FBT001 - as its users know it
-    if isinstance(compress, bool):
-        compress = "small" if compress else "none"
-    return check_profile(compress)
 
 
 def _names(where: Sequence[int | Path]) -> str:
