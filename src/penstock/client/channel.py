@@ -34,6 +34,9 @@ _OPTIONS: list[tuple[str, int]] = [
     # A service that comes back is found within seconds, not after the default two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 3_000),
+    # Channels to one address share a connection by default, and how long they wait for it: one
+    # that hangs would hang them all, and a new client would fail where an old one has failed.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     # A message arrives in a few large pieces instead of a hundred small ones, which Python would
     # join one by one, holding its lock.
@@ -65,15 +68,12 @@ def open_channel(target: Target) -> grpc.Channel:
 
 
 def open_address(address: str) -> grpc.Channel:
-    """A channel to one server, with a connection of its own.
+    """A channel to one server.
 
     Args:
         address: As gRPC names it: ``ipv4:127.0.0.1:50051``, ``ipv6:[::1]:50051``, ``unix:/path``.
     """
-    # Channels to one address share a connection by default; one that hangs would hang them all.
-    return grpc.insecure_channel(
-        address, options=[*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
-    )
+    return grpc.insecure_channel(address, options=_OPTIONS)
 
 
 def retrying(

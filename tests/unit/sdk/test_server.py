@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -253,6 +254,7 @@ SERVER = """
 from penstock.server import ServerSettings, serve
 from penstock.v1 import sampler_pb2, sampler_pb2_grpc
 import threading
+import time
 class Slow(sampler_pb2_grpc.SamplerServiceServicer):
     def ListEpisodes(self, request, context):
         yield sampler_pb2.ListEpisodesResponse()
@@ -317,3 +319,16 @@ def test_cancellation_of_our_own_is_no_reason_to_try_again(serve):
         stream.cancel()
         with pytest.raises(errors.Cancelled), translated_errors(running.target):
             list(stream)
+
+
+def test_a_new_client_does_not_wait_because_an_old_one_failed(serve, unused_port):
+    target = Target.parse(f"grpc://127.0.0.1:{unused_port}")
+    with open_channel(target) as old:
+        stub = sampler_pb2_grpc.SamplerServiceStub(old)
+        until_s = time.monotonic() + 2
+        while time.monotonic() < until_s:  # long enough to wait longer and longer between tries
+            with pytest.raises(errors.Unavailable), translated_errors(target):
+                stub.GetDataset(pb.GetDatasetRequest(), timeout=1)
+        serve(errors.NotFound("no"), port=unused_port)
+        with pytest.raises(errors.NotFound):
+            call(str(target), stream=False)
