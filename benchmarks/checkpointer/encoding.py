@@ -14,7 +14,7 @@ from typing import Any
 
 import lz4.block
 
-from penstock.container import CHUNK_SIZE_BYTES, Base, BaseRef, Profile, Written, flatten, write
+from penstock.container import CHUNK_SIZE_BYTES, Base, Profile, Written, flatten, write
 
 __all__ = ["Encoded", "base_of", "encode", "lz4_alone"]
 
@@ -87,7 +87,7 @@ def base_of(state: Any, step: int) -> Iterator[Base]:
     """A state as it is now, as the base of later ones."""
     with tempfile.TemporaryFile(prefix="penstock-bench-") as file:
         written = write(state, file, compress="delta")
-        yield Base(BaseRef(step, written.digest), file, written.hashes)
+        yield Base(written.ref(step), file, written.hashes)
 
 
 def lz4_alone(state: Any) -> float:

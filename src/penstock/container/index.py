@@ -7,11 +7,11 @@ r"""The frame of a ``.pstk`` file: magic, chunks back to back, JSON index, foote
 
 Numbers are little-endian. The index holds ``tree`` (see ``tree``), ``tensors`` (entries),
 ``storages``, ``meta`` (strings about the writer) and, if the file refers to another checkpoint of
-its run, ``base`` (its step, size and xxh3-128). A storage is its element size and either its chunks
-(filter, codec, stored and raw size, xxh3-64 each) or the number of an earlier storage with the same
-bytes; behind the chunks, the number of the storage of the base that they refer to. Every byte of
-the file is hashed or compared. A chunk that only says that it equals the base's has the hash of its
-raw bytes, all others that of their stored ones.
+its run, ``base`` (its step, size, xxh3-128 and that of its index). A storage is its element size
+and either its chunks (filter, codec, stored and raw size, xxh3-64 each) or the number of an earlier
+storage with the same bytes; behind the chunks, the number of the storage of the base that they
+refer to. Every byte of the file is hashed or compared. A chunk that only says that it equals the
+base's has the hash of its raw bytes, all others that of their stored ones.
 """
 
 from __future__ import annotations
@@ -93,10 +93,12 @@ class BaseRef(NamedTuple):
     Attributes:
         step: Its step.
         digest: Of its whole file.
+        index_hash: Of its index, and so of all its content: known without reading all of it.
     """
 
     step: int
     digest: Digest
+    index_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,8 @@ def encode_index(
         "storages": [storage.encode() for storage in storages],
     }
     if base is not None:
-        document["base"] = [base.step, base.digest.size_bytes, base.digest.xxh3_128.hex()]
+        hashes = base.digest.xxh3_128.hex(), base.index_hash.hex()
+        document["base"] = [base.step, base.digest.size_bytes, *hashes]
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -237,13 +240,13 @@ def _check_counts(storages: tuple[StoredStorage, ...], tensor_count: int, limits
 def _parse_base(fields: Any) -> BaseRef | None:
     if fields is None:
         return None
-    step, size_bytes, digest = fields
+    step, size_bytes, *hashes = fields
     if type(step) is not int or type(size_bytes) is not int or step < 0 or size_bytes <= 0:
         raise _malformed(f"a base {fields!r:.80}")
-    found = bytes.fromhex(digest)
-    if len(found) != _DIGEST_BYTES:
-        raise _malformed(f"a base with a digest of {len(found)} bytes")
-    return BaseRef(step, Digest(size_bytes, found))
+    digest, index = map(bytes.fromhex, hashes)
+    if (len(digest), len(index)) != (_DIGEST_BYTES, _DIGEST_BYTES):
+        raise _malformed(f"a base with hashes of {len(digest)} and {len(index)} bytes")
+    return BaseRef(step, Digest(size_bytes, digest), index)
 
 
 def _parse_storages(

@@ -182,6 +182,7 @@ class Reader(AbstractContextManager["Reader"]):
         data = self._read_at(offset, size_bytes)
         if index_hash(data) != digest:
             raise Corrupt("its index does not match its hash", reason="INDEX_HASH")
+        self.index_hash: bytes = digest
         return parse_index(data, offset, self._limits)
 
     def _read_at(self, offset_bytes: int, size_bytes: int) -> bytes:
@@ -286,6 +287,11 @@ class Reader(AbstractContextManager["Reader"]):
                     reason="BASE_NEEDED",
                 )
             self._base = self._open_base(wanted)
+            if self._base.index_hash != wanted.index_hash:
+                raise Corrupt(
+                    f"it refers to step {wanted.step} of its run, and {self._base.name} is another",
+                    reason="BASE",
+                )
         return self._base
 
     def _naming_the_file(self) -> _NamedFile:

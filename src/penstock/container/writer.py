@@ -63,6 +63,7 @@ class Written:
     Attributes:
         digest: Size and hash of the whole file.
         raw_size_bytes: Of all tensors before encoding.
+        index_hash: Of the index.
         chunk_count: Chunks of at most 1 MiB raw.
         sections: Bytes of each section of the state, raw and stored.
         hashes: xxh3-128 of the raw chunks of each storage; none where what is read is not what was
@@ -70,10 +71,15 @@ class Written:
     """
 
     digest: Digest
+    index_hash: bytes
     raw_size_bytes: int
     chunk_count: int
     sections: Mapping[str, tuple[int, int]]
     hashes: Sequence[Sequence[bytes]]
+
+    def ref(self, step: int) -> BaseRef:
+        """How other checkpoints of its run name it as their base."""
+        return BaseRef(step, self.digest, self.index_hash)
 
 
 def flatten(state: Any, *, copy: bool = False, limits: Limits | None = None) -> Flattened:
@@ -228,6 +234,7 @@ class _Writer:
         self._put(FOOTER.pack(index_offset_bytes, len(index), index_hash(index), FOOTER_MAGIC))
         return Written(
             Digest(self._size_bytes, self._hasher.digest()),
+            index_hash(index),
             self._flat.raw_size_bytes,
             sum(len(storage.chunks) for storage in storages),
             sections,

@@ -29,7 +29,7 @@ class Saved:
         file = io.BytesIO()
         on = None
         if base is not None:
-            ref = container.BaseRef(base.step, base.written.digest)
+            ref = base.written.ref(base.step)
             on = container.Base(ref, io.BytesIO(base.data), base.written.hashes)
         self.written = container.write(state_of(step), file, compress="none", base=on)
         self.step, self.data = step, file.getvalue()
@@ -212,7 +212,7 @@ def test_what_refers_to_a_base_that_was_forgotten_or_replaced_says_so(star, root
 
 def test_verification_reads_the_base_as_well(star, root):
     info, verified = star.verify("run", 110)
-    assert verified.base == container.BaseRef(100, FULL.written.digest)
+    assert verified.base == FULL.written.ref(100)
     assert not info.damaged
     flip(content_file(root, 100), 1000)
     with pytest.raises(Corrupt, match="does not match its hash"):

@@ -10,7 +10,7 @@ import torch
 import xxhash
 
 from penstock import container
-from penstock.container import Base, BaseRef, Reader
+from penstock.container import Base, Reader
 from penstock.container.codecs import Codec, Filter
 from penstock.errors import Corrupt, Unsupported
 
@@ -50,7 +50,7 @@ class File:
         self.data = file.getvalue()
 
     def as_base(self):
-        ref = BaseRef(self.step, self.written.digest)
+        ref = self.written.ref(self.step)
         return Base(ref, io.BytesIO(self.data), self.written.hashes)
 
     def reader(self, base_data=None):
@@ -253,7 +253,7 @@ def test_without_its_base_it_says_which_step_is_missing():
     with pytest.raises(Unsupported, match="refers to step 10 of its run: load it from") as refused:
         reader.load()
     assert refused.value.reason == "BASE_NEEDED"
-    assert on_base.reader().verify().base == BaseRef(10, on_base.on.written.digest)
+    assert on_base.reader().verify().base == on_base.on.written.ref(10)
 
 
 def test_it_refers_to_no_base_that_it_does_not_use():
@@ -276,6 +276,15 @@ def test_equal_chunk_is_refused_where_the_base_has_another_content():
     for other in ({"w": FIRST["equal"] + 1}, {"w": -FIRST["equal"]}, {"w": torch.zeros(300_000)}):
         with pytest.raises(Corrupt):
             on_base.load(File(other).data)
+
+
+def test_difference_is_refused_on_another_file_of_the_same_form():
+    on_base = File({"w": SECOND["moved"]}, 2, File({"w": FIRST["moved"]}))
+    assert {chunk.filter for chunk in on_base.chunks} == {Filter.DELTA}
+    others = FIRST["moved"] * 1.0000001, FIRST["equal"], torch.zeros(300_000)
+    for other in (*(File({"w": w}) for w in others), File({"w": FIRST["moved"]}, compress="none")):
+        with pytest.raises(Corrupt, match=r"refers to step 1 of its run, and .* is another"):
+            on_base.load(other.data)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +316,7 @@ def test_a_base_that_is_damaged_is_not_written_on():
     base = File(FIRST)
     damaged = bytearray(base.data)
     damaged[50] ^= 1
-    opened = Base(BaseRef(1, base.written.digest), io.BytesIO(damaged), base.written.hashes)
+    opened = Base(base.written.ref(1), io.BytesIO(damaged), base.written.hashes)
     with pytest.raises(Corrupt):
         container.write(SECOND, io.BytesIO(), compress="delta", base=opened)
 
@@ -327,17 +336,16 @@ FIRST_FILE = File(FIRST)
 ON_BASE = File({**SECOND, "twin": SECOND["moved"].clone()}, 2, FIRST_FILE)
 
 
-# An index that was forged together with its hash: the hash of a difference is its own alone.
-UNBOUND = pytest.param(1, 0, marks=pytest.mark.xfail(reason="a difference is not bound to a base"))
-
-
+# Whoever forges an index together with its hash has written another file. What refers to a storage
+# of the base that there is, of the same size (here 1 of 0), is valid then, and is other content.
 @pytest.mark.parametrize(
     ("storage", "value"),
     [
-        UNBOUND if (storage, repr(value)) == (1, "0") else (storage, value)
+        (storage, value)
         for storage in range(3)
         for value in NUMBERS
         if repr(value) != str(storage)  # the one that it had
+        and (storage, repr(value)) != (1, "0")
     ],
     ids=repr,
 )
@@ -356,13 +364,18 @@ def test_forged_references_are_refused_and_never_other_content(storage, value):
         None,
         [],
         [1, 2],
-        [1, 2, "00"],
-        [-1, 9, "0" * 32],
-        [1, 0, "0" * 32],
-        [1, 9, "zz" * 16],
-        [1, 9, "0" * 30],
-        [True, 9, "0" * 32],
-        [1, 9.5, "0" * 32],
+        [1, 2, "00", "00"],
+        [-1, 9, *2 * ["0" * 32]],
+        [1, 0, *2 * ["0" * 32]],
+        [1, 9, "zz" * 16, "0" * 32],
+        [1, 9, "0" * 32, "zz" * 16],
+        [1, 9, "0" * 30, "0" * 32],
+        [1, 9, "0" * 32, "0" * 30],
+        [1, 9, "0" * 32],
+        [1, 9, *3 * ["0" * 32]],
+        [1, 9, "0" * 32, 7],
+        [True, 9, *2 * ["0" * 32]],
+        [1, 9.5, *2 * ["0" * 32]],
         {"step": 1},
         7,
     ],

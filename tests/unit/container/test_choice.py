@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from penstock import container
-from penstock.container import Base, BaseRef, Reader
+from penstock.container import Base, Reader
 from penstock.container.choice import choose_methods, kind_of
 from penstock.container.codecs import STORED, Codec, Filter
 
@@ -120,7 +120,7 @@ def test_with_none_everything_is_stored_as_it_is():
 def base_of(state, step=1):
     file = io.BytesIO()
     result = container.write(state, file, compress="small")
-    return Base(BaseRef(step, result.digest), file, result.hashes)
+    return Base(result.ref(step), file, result.hashes)
 
 
 def later(state, seed):

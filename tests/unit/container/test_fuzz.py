@@ -17,7 +17,7 @@ import torch
 import xxhash
 
 from penstock import container
-from penstock.container import Base, BaseRef, Profile, Reader
+from penstock.container import Base, Profile, Reader
 from penstock.errors import Corrupt, InvalidInput, LimitExceeded, Unsupported
 
 REFUSALS = (Corrupt, InvalidInput, LimitExceeded, Unsupported)
@@ -74,7 +74,7 @@ def written(state, profile):
         return file.getvalue(), None
     first = io.BytesIO()
     done = container.write(STATES["weights"](), first, compress="small")
-    base = Base(BaseRef(1, done.digest), first, done.hashes)
+    base = Base(done.ref(1), first, done.hashes)
     container.write(moved("weights"), file, compress="delta", base=base)
     return file.getvalue(), first.getvalue()
 

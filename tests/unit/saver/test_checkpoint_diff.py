@@ -15,7 +15,7 @@ import penstock
 from penstock import container
 from penstock.cli import penstock as command
 from penstock.client.checkpoint_diff import Difference, diff_checkpoints
-from penstock.container import Base, BaseRef, Reader
+from penstock.container import Base, Reader
 
 
 def difference(old, new, compress="small"):
@@ -202,7 +202,7 @@ def test_checkpoint_on_a_base_is_compared_by_what_it_means():
     state = {"w": torch.randn(400_000), "b": torch.ones(9)}
     later = {"w": state["w"] * 1.0001, "b": state["b"]}
     done = container.write(state, first)
-    base = Base(BaseRef(1, done.digest), first, done.hashes)
+    base = Base(done.ref(1), first, done.hashes)
     container.write(later, second, compress="delta", base=base)
     with (
         Reader(first) as old,

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import penstock
 from penstock.cli import penstock as command
-from penstock.container import Base, BaseRef, Reader
+from penstock.container import Base, Reader
 from penstock.errors import InvalidInput, NotFound
 
 
@@ -172,7 +172,7 @@ def on_a_base(tmp_path):
     with penstock.open_checkpoints(target) as client, (tmp_path / "first").open("w+b") as first:
         written = client.write_state(state, first, "arm", 1)
         client.send_file(first, written, "arm", 1)
-        base = Base(BaseRef(1, written.digest), first, written.hashes)
+        base = Base(written.ref(1), first, written.hashes)
         state = {"w": state["w"] * 1.0001, "n": 2}
         with (tmp_path / "second").open("w+b") as second:
             written = client.write_state(state, second, "arm", 2, compress="delta", base=base)

@@ -9,20 +9,25 @@ from penstock.errors import PenstockError, Unavailable
 
 __all__ = ["RangeFile"]
 
-_SKIP_BYTES = 1 << 22
-"""Going forward so little is read over; farther, a new stream is cheaper."""
+_MIN_WINDOW_BYTES = 1 << 18
+_MAX_WINDOW_BYTES = 1 << 24
+"""Asked for at least, where reading begins anew, and at most, while it goes on in order."""
 
 _MAX_RESUMES = 3
 """Times that one read is taken up again without a byte in between."""
 
 
 class RangeFile(io.RawIOBase):
-    """Seekable and read-only; reading in order is one stream.
+    """Seekable and read-only.
+
+    Each request is for a window: what is read, and a little ahead. Reading in order doubles the
+    window, so few requests are made; going elsewhere begins with a small one, so little is sent
+    that nobody reads.
 
     Args:
         name: For messages.
         size_bytes: Of the file.
-        pieces: Gives the file's bytes from an offset on, in pieces.
+        pieces: Gives the file's bytes in pieces, from an offset on, so many bytes.
         on_break: Told when a stream breaks off, before it is taken up again; waits, or raises.
     """
 
@@ -30,7 +35,7 @@ class RangeFile(io.RawIOBase):
         self,
         name: str,
         size_bytes: int,
-        pieces: Callable[[int], Iterator[bytes]],
+        pieces: Callable[[int, int], Iterator[bytes]],
         on_break: Callable[[PenstockError], None],
     ) -> None:
         super().__init__()
@@ -38,7 +43,8 @@ class RangeFile(io.RawIOBase):
         self._pieces, self._on_break = pieces, on_break
         self._position = 0
         self._stream: Iterator[bytes] | None = None
-        self._stream_at = 0
+        self._stream_at = self._stream_stop = 0
+        self._window_bytes = _MIN_WINDOW_BYTES
         self._left = memoryview(b"")
 
     def seekable(self) -> bool:
@@ -82,16 +88,14 @@ class RangeFile(io.RawIOBase):
         super().close()
 
     def _next(self, size_bytes: int) -> bytes:
-        ahead = self._position - self._stream_at
-        if self._stream is None or not 0 <= ahead <= _SKIP_BYTES:
-            self._leave()
-            self._stream, self._stream_at = self._pieces(self._position), self._position
+        if self._stream is None or not self._stream_at <= self._position < self._stream_stop:
+            self._begin(size_bytes)
         while True:
             skipped = min(self._position - self._stream_at, len(self._left))
             self._left, self._stream_at = self._left[skipped:], self._stream_at + skipped
             if self._left:
                 break
-            piece = next(self._stream, None)
+            piece = None if self._stream is None else next(self._stream, None)
             if piece is None:
                 raise Unavailable(f"{self.name}: the stream ended at byte {self._stream_at}")
             self._left = memoryview(piece)
@@ -100,6 +104,16 @@ class RangeFile(io.RawIOBase):
         self._stream_at += len(found)
         self._position += len(found)
         return found
+
+    def _begin(self, size_bytes: int) -> None:
+        in_order = self._stream is not None and self._position == self._stream_stop
+        self._window_bytes = (
+            min(2 * self._window_bytes, _MAX_WINDOW_BYTES) if in_order else _MIN_WINDOW_BYTES
+        )
+        self._leave()
+        asked = min(max(size_bytes, self._window_bytes), self._size_bytes - self._position)
+        self._stream_at, self._stream_stop = self._position, self._position + asked
+        self._stream = self._pieces(self._position, asked)
 
     def _leave(self) -> None:
         stream, self._stream, self._left = self._stream, None, memoryview(b"")

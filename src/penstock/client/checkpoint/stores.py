@@ -321,7 +321,7 @@ class RemoteStore:
             if received > furthest:
                 furthest, progress_s = received, time.monotonic()
             try:
-                for data in self._pieces(info, received):
+                for data in self._pieces(info, received, info.size_bytes - received):
                     file.write(data)
                     hasher.update(data)
                     received += len(data)
@@ -335,22 +335,26 @@ class RemoteStore:
         if found != info.digest:
             raise Corrupt(f"{self._target}: {name} arrived as {found}, expected {info.digest}")
 
-    def _pieces(self, info: CheckpointInfo, start: int) -> Iterator[bytes]:
-        ref = ref_to_message(info.run, info.step)
-        received = start
+    def _pieces(self, info: CheckpointInfo, start: int, size_bytes: int) -> Iterator[bytes]:
+        request = pb.DownloadRequest(
+            checkpoint=ref_to_message(info.run, info.step),
+            offset_bytes=start,
+            size_bytes=size_bytes,
+        )
+        received = 0
         with translated_errors(self._target):
-            stream = self._stub.Download(pb.DownloadRequest(checkpoint=ref, offset_bytes=start))
+            stream = self._stub.Download(request)
             for message in _cancelled_at_the_end(stream):
                 if message.HasField("checkpoint"):
                     found = checkpoint_from_message(message.checkpoint)
                     if found.digest != info.digest:
                         raise Conflict(f"{info.run}/{info.step} was replaced meanwhile: load again")
                 received += len(message.data)
-                if received > info.size_bytes:
-                    raise Corrupt(f"{self._target} sends more than {info.size_bytes} bytes")
+                if received > size_bytes:
+                    raise Corrupt(f"{self._target} sends more than {size_bytes} bytes")
                 yield message.data
-        if received < info.size_bytes:
-            raise Unavailable(f"{self._target} sent {received} of {info.size_bytes} bytes")
+        if received < size_bytes:
+            raise Unavailable(f"{self._target} sent {received} of {size_bytes} bytes")
 
     def _retry(self, ask: Callable[[], T]) -> T:
         def call() -> T:

@@ -33,7 +33,6 @@ from penstock.client.saving.messages import (
 )
 from penstock.container import (
     Base,
-    BaseRef,
     Flattened,
     PlannedStorage,
     Profile,
@@ -135,7 +134,7 @@ class _Work:
             )
             self._saved_on_base += 1
             if self._base is None and self._rebase_every > 1:
-                self._base = Base(BaseRef(step, written.digest), file, written.hashes)
+                self._base = Base(written.ref(step), file, written.hashes)
                 self._base_file, self._saved_on_base = files.pop_all(), 1
         return info
 
