@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import operator
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import compress, count
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from penstock.container.index import named_entries
 from penstock.container.layout import PlannedStorage, lay_out
 from penstock.container.limits import Limits
 from penstock.container.shape import Shape
-from penstock.container.tensors import StorageTable, TensorEntry, bytes_of
+from penstock.container.tensors import SMALL_BYTES, StorageTable, TensorEntry, bytes_of
 from penstock.container.torch_bridge import loaded_torch
 from penstock.container.tree import encode_tree
 from penstock.container.windows import Windows
@@ -63,8 +64,7 @@ class Plan:
         flat = flatten(state, limits=self._limits)
         self.entries: Sequence[TensorEntry] = flat.entries
         self.storages: Sequence[PlannedStorage] = lay_out(flat.storages)
-        last = self.storages[-1] if self.storages else PlannedStorage(0, 0, 1, "", floating=False)
-        self.size_bytes = last.offset_bytes + last.size_bytes
+        self.size_bytes = max((s.offset_bytes + s.size_bytes for s in self.storages), default=0)
         self._paths = {entry.storage: p for p, entry in named_entries(flat.tree, flat.entries)}
         self._shape = Shape(state)
         leaves = self._shape.forget_leaves()
@@ -133,6 +133,7 @@ class Plan:
                     "before: save again, which notices",
                     reason="STATE_CHANGED",
                 )
+        self._retired = ()
         done = [copies.stage(out) for copies in self._devices]
         self._windows.copy_large(out)
         return done
@@ -202,12 +203,11 @@ class Plan:
             for position, leaf in enumerate(leaves)
             if isinstance(leaf, (np.ndarray, bytes))
         ]
-        self._objects = [p for p, node in enumerate(self._nodes) if _is_tensor(node)]
-        ids = [id(leaves[position]) for position in self._objects]
-        self._distinct, self._object_pattern = len(set(ids)), _pattern(ids)
+        self._pick_tensors = _picker(self._tensors)
         tensors = [leaves[position] for position in self._tensors]
         self._last: Sequence[Any] = tensors
-        self._pointers = _pointers(loaded_torch(), tensors)
+        self._retired: Sequence[Any] = ()
+        self._addresses = _addresses(loaded_torch(), tensors)
         self._forms = [_form_of(tensor) for tensor in tensors]
         self._counts = [tensor.numel() for tensor in tensors]
         self._parameters = [
@@ -226,8 +226,12 @@ class Plan:
                 windows.append(number)
         self._windows = self._open_windows(flat, windows)
         self._devices = self._open_devices(leaves)
+        self._pick_objects = _picker(self._ambiguous())
+        ids = list(map(id, self._pick_objects(leaves)))
+        self._distinct, self._object_pattern = len(set(ids)), _pattern(ids)
 
     def _open_windows(self, flat: Flattened, numbers: list[int]) -> Windows:
+        numbers.sort(key=lambda number: self.storages[number].size_bytes > SMALL_BYTES)
         index_of = {number: index for index, number in enumerate(numbers)}
         members: list[tuple[int, int]] = []
         for index, position in enumerate(self._tensors):
@@ -242,9 +246,26 @@ class Plan:
             np.array([storage.size_bytes for storage in storages], np.uint64),
             np.array([storage.offset_bytes for storage in storages], np.uint64),
             np.array(members, np.int64).reshape(-1, 2),
-            self._pointers,
+            np.array(self._addresses, np.uint64),
             np.array(self._spans(), np.int64).reshape(-1, 2),
         )
+
+    def _ambiguous(self) -> list[int]:
+        """Leaves that need not be objects of their own, even where their memory is as it was.
+
+        All others have an address that no other has, which is looked at anyhow.
+        """
+        # What is not on the CPU must stay where it is.
+        followed = {index for index, _ in self._windows.members} | dict(self._spans()).keys()
+        counts = Counter(self._addresses)
+        alone = {
+            self._tensors[index]
+            for index, address in enumerate(self._addresses)
+            if address
+            and counts[address] == 1
+            and (index in followed or self._forms[index][3] != "cpu")
+        }
+        return [p for p, node in enumerate(self._nodes) if _is_tensor(node) and p not in alone]
 
     def _spans(self) -> list[tuple[int, int]]:
         """Index and extent of tensors with holes, whose values are gathered one by one."""
@@ -278,7 +299,7 @@ class Plan:
 
     def _same_objects(self, leaves: list[Any]) -> bool:
         """Whether tensors and arrays that were one object are one, and others are not."""
-        ids = list(map(id, _picked(leaves, self._objects)))
+        ids = list(map(id, self._pick_objects(leaves)))
         if len(set(ids)) != self._distinct:
             return False
         return self._distinct == len(ids) or _pattern(ids) == self._object_pattern
@@ -287,42 +308,43 @@ class Plan:
         torch = loaded_torch()
         if torch is None or not self._tensors:
             return True
-        tensors = _picked(leaves, self._tensors)
+        tensors = self._pick_tensors(leaves)
         try:
-            pointers = _pointers(torch, tensors)
+            addresses = _addresses(torch, tensors)
         except RuntimeError:
             return False  # one without storage, e.g. sparse: a new plan refuses it by its path
         # Loops over all tensors are left to map, which costs half. What is not looked at here, for
         # tensors that lie where the last ones (which are kept alive) did, shows in ``stage``.
         fresh = list(compress(count(), map(operator.is_not, tensors, self._last)))
-        counts = list(map(torch.Tensor.numel, _picked(tensors, fresh)))
-        if counts != list(_picked(self._counts, fresh)):
+        pick = _picker(fresh)
+        if list(map(torch.Tensor.numel, pick(tensors))) != list(pick(self._counts)):
             return False
         if any(tensors[index].requires_grad != grad for index, grad in self._parameters):
             return False  # frozen, or set free
-        if not self._follow(tensors, pointers):
+        if addresses != self._addresses and not self._follow(tensors, addresses):
             return False
-        self._last = tensors
+        # Those of before are let go in ``stage``: it takes a while, and nobody waits there.
+        self._retired, self._last = self._last, tensors
         return True
 
-    def _follow(self, tensors: Sequence[Any], pointers: npt.NDArray[np.uint64]) -> bool:
+    def _follow(self, tensors: Sequence[Any], addresses: list[int]) -> bool:
         """Copy from where the tensors lie now."""
-        for index in np.flatnonzero(pointers != self._pointers).tolist():
+        for index in compress(count(), map(operator.ne, addresses, self._addresses)):
             # What lies elsewhere than on the CPU is not followed: a new plan is made.
             on_cpu = tensors[index].device.type == "cpu"
             if not on_cpu or _form_of(tensors[index]) != self._forms[index]:
                 return False
-        if not np.array_equal(pointers, self._pointers):
-            if not self._windows.move(pointers):
-                return False
-            self._pointers = pointers
+        if not self._windows.move(np.array(addresses, np.uint64)):
+            return False
+        self._addresses = addresses
         return True
 
 
-def _picked(values: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:
+def _picker(positions: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Gives what is at these positions."""
     if len(positions) < 2:  # noqa: PLR2004 - of one, itemgetter gives no tuple
-        return [values[position] for position in positions]
-    return operator.itemgetter(*positions)(values)
+        return lambda values: [values[position] for position in positions]
+    return operator.itemgetter(*positions)
 
 
 def _is_tensor(node: Any) -> bool:
@@ -335,10 +357,8 @@ def _pattern(ids: Sequence[int]) -> list[int]:
     return [first.setdefault(value, index) for index, value in enumerate(ids)]
 
 
-def _pointers(torch: Any | None, tensors: Sequence[Any]) -> npt.NDArray[np.uint64]:
-    if torch is None:
-        return np.empty(0, np.uint64)
-    return np.fromiter(map(torch.Tensor.data_ptr, tensors), np.uint64, len(tensors))
+def _addresses(torch: Any | None, tensors: Sequence[Any]) -> list[int]:
+    return [] if torch is None else list(map(torch.Tensor.data_ptr, tensors))
 
 
 def _form_of(tensor: Any) -> tuple[Any, ...]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import chain, repeat
 from typing import Any
 
 __all__ = ["Shape"]
@@ -14,7 +17,16 @@ _CONTAINERS = (dict, OrderedDict, list, tuple)
 class _Node:
     """One container: its type, its keys or length, and what its children are."""
 
-    __slots__ = ("children", "is_flat", "key_texts", "keys", "kind", "length", "metadata")
+    __slots__ = (
+        "children",
+        "is_flat",
+        "key_texts",
+        "keys",
+        "kind",
+        "length",
+        "metadata",
+        "row_keys",
+    )
 
     def __init__(self, value: Any, leaves: list[Any]) -> None:
         self.kind = type(value)
@@ -31,6 +43,7 @@ class _Node:
         values = value.values() if isinstance(value, dict) else value
         self.children = [_learn(child, leaves) for child in values]
         self.is_flat = all(child is None for child in self.children)
+        self.row_keys = _row_keys(self.children)
 
     def collect(self, value: Any, leaves: list[Any]) -> bool:
         """Append the leaves of ``value``; False if it does not have this shape."""
@@ -44,6 +57,8 @@ class _Node:
         if self.is_flat:
             leaves.extend(values)
             return True
+        if self.row_keys is not None:
+            return _collect_rows(values, self.row_keys, leaves)
         for child, node in zip(values, self.children, strict=True):
             if node is None:
                 leaves.append(child)
@@ -52,7 +67,10 @@ class _Node:
         return True
 
     def _has_keys(self, value: Any) -> bool:
-        if list(value) != self.keys or getattr(value, "_metadata", None) != self.metadata:
+        if list(value) != self.keys:
+            return False
+        # A plain dict has no attributes.
+        if self.kind is not dict and getattr(value, "_metadata", None) != self.metadata:
             return False
         return self.key_texts is None or list(map(repr, value)) == self.key_texts
 
@@ -82,6 +100,32 @@ class Shape:
             return [state]
         found: list[Any] = []
         return found if self._root.collect(state, found) else None
+
+
+def _row_keys(nodes: list[_Node | None]) -> list[Any] | None:
+    """The keys of plain dicts of leaves that all have the same ones, as optimizers have them."""
+    first = nodes[0] if nodes else None
+    if first is None or not all(
+        node is not None
+        and node.kind is dict
+        and node.is_flat
+        and node.key_texts is None
+        and node.keys == first.keys
+        for node in nodes
+    ):
+        return None
+    return first.keys
+
+
+def _collect_rows(values: Iterable[Any], keys: list[Any], leaves: list[Any]) -> bool:
+    # Loops are left to map, which costs a third; there is a row for each parameter.
+    rows = list(values)
+    if not all(map(operator.is_, map(type, rows), repeat(dict))):
+        return False
+    if not all(map(operator.eq, map(list, rows), repeat(keys))):
+        return False
+    leaves.extend(chain.from_iterable(map(dict[Any, Any].values, rows)))
+    return True
 
 
 def _learn(value: Any, leaves: list[Any]) -> _Node | None:

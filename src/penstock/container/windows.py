@@ -20,8 +20,11 @@ _FEW = 16
 class Windows:
     """Memory of CPU tensors that storages are copied from.
 
+    Attributes:
+        members: As given.
+
     Args:
-        numbers: Of the storages, ``n`` of them.
+        numbers: Of the storages, ``n`` of them, those of at most ``SMALL_BYTES`` first.
         addresses: ``(n,) uint64``.
         sizes: ``(n,) uint64``, in bytes.
         offsets: ``(n,) uint64``; where each goes in a buffer.
@@ -41,7 +44,7 @@ class Windows:
         pointers: npt.NDArray[np.uint64],
         spans: npt.NDArray[np.int64],
     ) -> None:
-        self._spans = spans
+        self._spans, self.members = spans, members.tolist()
         self._numbers = numbers
         self._addresses, self._sizes, self._offsets = addresses, sizes, offsets
         self._tensor, self._window = members[:, 0], members[:, 1]
@@ -51,8 +54,7 @@ class Windows:
         first = np.full(len(addresses), np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(first, self._window, self._place)
         self._padded = np.flatnonzero(first != 0)
-        self._large = np.flatnonzero(sizes > SMALL_BYTES)
-        self._small = np.flatnonzero(sizes <= SMALL_BYTES)
+        self._small_count = int(np.count_nonzero(sizes <= SMALL_BYTES))
 
     def move(self, pointers: npt.NDArray[np.uint64]) -> bool:
         """Follow tensors that lie elsewhere now.
@@ -92,20 +94,20 @@ class Windows:
 
     def copy_small(self, out: npt.NDArray[np.uint8]) -> None:
         """Copy the small ones into a buffer."""
-        self._copy(self._small, out)
+        self._copy(slice(self._small_count), out)
 
     def copy_large(self, out: npt.NDArray[np.uint8]) -> None:
         """Copy the large ones into a buffer."""
-        self._copy(self._large, out)
+        self._copy(slice(self._small_count, None), out)
 
     def large(self) -> list[tuple[int, npt.NDArray[np.uint8]]]:
         """Number and live memory of each large one."""
         return [
             (self._numbers[index], _memory(int(self._addresses[index]), int(self._sizes[index])))
-            for index in self._large.tolist()
+            for index in range(self._small_count, len(self._numbers))
         ]
 
-    def _copy(self, which: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> None:
+    def _copy(self, which: slice, out: npt.NDArray[np.uint8]) -> None:
         gather(self._addresses[which], self._sizes[which], self._offsets[which], out)
 
 

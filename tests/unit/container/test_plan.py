@@ -316,6 +316,9 @@ SLOTS = {
     "neighbours": lambda: list(torch.randn(3, SMALL)),
     "parameters": lambda: [torch.nn.Parameter(torch.randn(SMALL)) for _ in range(3)],
     "conjugates": lambda: [torch.randn(SMALL, dtype=torch.complex64).conj() for _ in range(3)],
+    "conjugate and itself": lambda: [
+        w for t in torch.randn(2, SMALL, dtype=torch.complex64) for w in (t, t.conj())
+    ][:3],
     "empty": lambda: [torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(2, 0)],
 }
 
