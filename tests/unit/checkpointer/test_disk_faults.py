@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from mounts import as_root, mounted, small_disk
 from penstock_checkpointer.staging import StoreLimits
 from penstock_checkpointer.store import Store
 
@@ -14,26 +15,12 @@ from penstock.errors import Internal, LimitExceeded, PenstockError
 
 DISK_BYTES = 4 << 20
 STATE = {"w": np.random.default_rng(0).integers(0, 256, 600_000, np.uint8)}
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs root")
-
-
-@contextlib.contextmanager
-def mounted(*options, at):
-    done = subprocess.run(["mount", *options, str(at)], check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", "--lazy", str(at)], check=True)
 
 
 @pytest.fixture
 def disk(tmp_path):
     """A disk of four mebibytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    with mounted("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", at=folder):
+    with small_disk(tmp_path / "disk", DISK_BYTES) as folder:
         yield folder
 
 
