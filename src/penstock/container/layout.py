@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from penstock.container.tensors import SMALL_BYTES, Storage, TensorEntry
 from penstock.container.writer import Flattened
 
-__all__ = ["PlannedStorage", "lay_out", "restored"]
+__all__ = ["PlannedStorage", "is_urgent", "lay_out", "restored"]
 
 _ALIGNMENT_BYTES = 64
 
@@ -26,14 +26,27 @@ class PlannedStorage(NamedTuple):
     floating: bool
 
 
-def lay_out(storages: Sequence[Storage]) -> list[PlannedStorage]:
-    """Put storages one behind the other, aligned; the small ones first.
+def is_urgent(storage: Storage, stepped: Mapping[int, int]) -> bool:
+    """Whether a storage is copied while the caller waits, not later.
 
-    They are copied while the caller waits, which is quicker to memory that lies together.
+    Args:
+        storage: Of the state.
+        stepped: Address and bytes of tensors that only the steps of optimizers write, which wait.
+    """
+    if storage.data.nbytes > SMALL_BYTES:
+        return False
+    address = storage.data.__array_interface__["data"][0]
+    return storage.entry is not None or stepped.get(address) != storage.data.nbytes
+
+
+def lay_out(storages: Sequence[Storage], urgent: Container[int]) -> list[PlannedStorage]:
+    """Put storages one behind the other, aligned; the urgent ones first.
+
+    The caller waits for these, and memory that lies together is copied faster.
     """
     sizes = [storage.data.nbytes for storage in storages]
     offsets, offset = [0] * len(sizes), 0
-    for number in sorted(range(len(sizes)), key=lambda number: sizes[number] > SMALL_BYTES):
+    for number in sorted(range(len(sizes)), key=lambda number: number not in urgent):
         offsets[number] = offset
         offset += -(-sizes[number] // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
     return [

@@ -4,7 +4,8 @@ A training loop saves a state of the same form each time: the same keys, the sam
 the same memory, other values. A plan knows where every byte lies and where it goes in a buffer, so
 that a snapshot is little more than the copy. What may change before the next step of an optimizer
 is copied at once: small tensors (among them the running statistics of batch normalisation), arrays
-and plain values. The large tensors can be copied later, as long as nothing writes to them.
+and plain values. Large tensors, and those that only optimizers write, can be copied later, as long
+as nothing writes to them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import operator
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress, count
 from typing import Any, NamedTuple
 
@@ -22,10 +23,10 @@ import numpy.typing as npt
 
 from penstock.container.device import DeviceCopies
 from penstock.container.index import named_entries
-from penstock.container.layout import PlannedStorage, lay_out
+from penstock.container.layout import PlannedStorage, is_urgent, lay_out
 from penstock.container.limits import Limits
 from penstock.container.shape import Shape
-from penstock.container.tensors import SMALL_BYTES, StorageTable, TensorEntry, bytes_of
+from penstock.container.tensors import StorageTable, TensorEntry, bytes_of
 from penstock.container.torch_bridge import loaded_torch
 from penstock.container.tree import encode_tree
 from penstock.container.windows import Windows
@@ -49,6 +50,8 @@ class Plan:
     Args:
         state: The first of them; nothing of it is copied yet.
         limits: Bounds; the default ones if None.
+        stepped: Address and bytes of CPU tensors that only the steps of optimizers write; they are
+            copied later, however small.
 
     Attributes:
         entries: Of the tensors and arrays.
@@ -59,11 +62,18 @@ class Plan:
         InvalidInput, LimitExceeded: As ``flatten``.
     """
 
-    def __init__(self, state: Any, limits: Limits | None = None) -> None:
+    def __init__(
+        self, state: Any, limits: Limits | None = None, stepped: Mapping[int, int] | None = None
+    ) -> None:
         self._limits = limits or Limits()
         flat = flatten(state, limits=self._limits)
         self.entries: Sequence[TensorEntry] = flat.entries
-        self.storages: Sequence[PlannedStorage] = lay_out(flat.storages)
+        self._urgent = {
+            number
+            for number, storage in enumerate(flat.storages)
+            if is_urgent(storage, stepped or {})
+        }
+        self.storages: Sequence[PlannedStorage] = lay_out(flat.storages, self._urgent)
         self.size_bytes = max((s.offset_bytes + s.size_bytes for s in self.storages), default=0)
         self._paths = {entry.storage: p for p, entry in named_entries(flat.tree, flat.entries)}
         self._shape = Shape(state)
@@ -95,7 +105,7 @@ class Plan:
             leaves: As ``match`` has just given them.
             out: ``(size_bytes,) uint8``.
         """
-        self._windows.copy_small(out)
+        self._windows.copy_urgent(out)
         for copies in self._devices:
             copies.take()
         torch = loaded_torch()
@@ -135,7 +145,7 @@ class Plan:
                 )
         self._retired = ()
         done = [copies.stage(out) for copies in self._devices]
-        self._windows.copy_large(out)
+        self._windows.copy_rest(out)
         return done
 
     def tree_of(self, leaves: Sequence[Any]) -> str:
@@ -163,7 +173,7 @@ class Plan:
         """Path, live memory and layout of each storage that ``stage`` copies."""
         return [
             (self._paths.get(number, "?"), memory, self.storages[number])
-            for number, memory in self._windows.large()
+            for number, memory in self._windows.rest()
         ]
 
     def _cut_tree(self, tree: Any) -> None:
@@ -231,7 +241,7 @@ class Plan:
         self._distinct, self._object_pattern = len(set(ids)), _pattern(ids)
 
     def _open_windows(self, flat: Flattened, numbers: list[int]) -> Windows:
-        numbers.sort(key=lambda number: self.storages[number].size_bytes > SMALL_BYTES)
+        numbers.sort(key=lambda number: number not in self._urgent)
         index_of = {number: index for index, number in enumerate(numbers)}
         members: list[tuple[int, int]] = []
         for index, position in enumerate(self._tensors):
@@ -242,6 +252,7 @@ class Plan:
         addresses = [flat.storages[n].data.__array_interface__["data"][0] for n in numbers]
         return Windows(
             numbers,
+            sum(number in self._urgent for number in numbers),
             np.array(addresses, np.uint64),
             np.array([storage.size_bytes for storage in storages], np.uint64),
             np.array([storage.offset_bytes for storage in storages], np.uint64),

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from penstock.container.tensors import SMALL_BYTES
 from penstock.native import gather
 
 __all__ = ["Windows"]
@@ -24,7 +23,8 @@ class Windows:
         members: As given.
 
     Args:
-        numbers: Of the storages, ``n`` of them, those of at most ``SMALL_BYTES`` first.
+        numbers: Of the storages, ``n`` of them.
+        urgent_count: So many of them, the first ones, are copied at once.
         addresses: ``(n,) uint64``.
         sizes: ``(n,) uint64``, in bytes.
         offsets: ``(n,) uint64``; where each goes in a buffer.
@@ -37,6 +37,7 @@ class Windows:
     def __init__(
         self,
         numbers: Sequence[int],
+        urgent_count: int,
         addresses: npt.NDArray[np.uint64],
         sizes: npt.NDArray[np.uint64],
         offsets: npt.NDArray[np.uint64],
@@ -45,7 +46,7 @@ class Windows:
         spans: npt.NDArray[np.int64],
     ) -> None:
         self._spans, self.members = spans, members.tolist()
-        self._numbers = numbers
+        self._numbers, self._urgent_count = numbers, urgent_count
         self._addresses, self._sizes, self._offsets = addresses, sizes, offsets
         self._tensor, self._window = members[:, 0], members[:, 1]
         self._place = pointers[self._tensor] - addresses[self._window]
@@ -54,7 +55,6 @@ class Windows:
         first = np.full(len(addresses), np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(first, self._window, self._place)
         self._padded = np.flatnonzero(first != 0)
-        self._small_count = int(np.count_nonzero(sizes <= SMALL_BYTES))
 
     def move(self, pointers: npt.NDArray[np.uint64]) -> bool:
         """Follow tensors that lie elsewhere now.
@@ -92,19 +92,19 @@ class Windows:
         self._addresses = addresses
         return True
 
-    def copy_small(self, out: npt.NDArray[np.uint8]) -> None:
-        """Copy the small ones into a buffer."""
-        self._copy(slice(self._small_count), out)
+    def copy_urgent(self, out: npt.NDArray[np.uint8]) -> None:
+        """Copy those that may not wait into a buffer."""
+        self._copy(slice(self._urgent_count), out)
 
-    def copy_large(self, out: npt.NDArray[np.uint8]) -> None:
-        """Copy the large ones into a buffer."""
-        self._copy(slice(self._small_count, None), out)
+    def copy_rest(self, out: npt.NDArray[np.uint8]) -> None:
+        """Copy the others into a buffer."""
+        self._copy(slice(self._urgent_count, None), out)
 
-    def large(self) -> list[tuple[int, npt.NDArray[np.uint8]]]:
-        """Number and live memory of each large one."""
+    def rest(self) -> list[tuple[int, npt.NDArray[np.uint8]]]:
+        """Number and live memory of each of the others."""
         return [
             (self._numbers[index], _memory(int(self._addresses[index]), int(self._sizes[index])))
-            for index in range(self._small_count, len(self._numbers))
+            for index in range(self._urgent_count, len(self._numbers))
         ]
 
     def _copy(self, which: slice, out: npt.NDArray[np.uint8]) -> None:

@@ -553,6 +553,16 @@ def test_state_that_cannot_be_kept_gets_no_plan():
         Plan([torch.ones(1), torch.ones(2)], container.Limits(tensor_count=1))
 
 
+def test_small_tensor_of_an_optimizer_is_copied_later_unless_others_see_its_memory():
+    weight, shared, other = torch.randn(SMALL), torch.randn(2 * SMALL), torch.randn(SMALL)
+    holes, array = torch.randn(SMALL, 2)[:, 0], np.ones(SMALL, np.float32)
+    state = {"w": weight, "part": shared[:SMALL], "all": shared, "o": other, "h": holes, "a": array}
+    of_optimizers = (weight, shared[:SMALL], holes, torch.from_numpy(array))
+    plan = Plan(state, stepped={tensor.data_ptr(): tensor.nbytes for tensor in of_optimizers})
+    assert [path for path, _, _ in plan.staged()] == ["w"]
+    assert_planned(plan, state)
+
+
 def test_what_is_copied_later_is_large_tensors_alone_and_named_by_their_paths():
     small, large = torch.randn(SMALL), torch.randn(LARGE)
     state = {"s": small, "net": {"w": large, "tied": large[5:]}, "a": np.ones(LARGE), "b": b"x"}

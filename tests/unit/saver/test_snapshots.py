@@ -149,6 +149,26 @@ def test_step_waits_for_a_copy_that_has_not_begun(target, slow_at_the_barrier, m
     assert values_in(weights) == {2.0}
 
 
+def test_step_waits_for_small_weights_too_and_counters_are_those_at_the_call(
+    target, slow_at_the_barrier
+):
+    weights = [torch.nn.Parameter(torch.zeros(10)) for _ in range(4)]
+    optimizer = counting(weights, "adam", fused=True)
+    counter = torch.zeros(1)
+    with penstock.AsyncCheckpointSaver(target, run="run", compress="none") as saver:
+        for step in range(1, STEPS):
+            optimizer.step()
+            state = {"w": weights, "optimizer": optimizer.state_dict(), "counter": counter}
+            saver.save_async(state, step)
+            counter += 1
+        let_end(saver)
+    for step in range(1, STEPS):
+        assert values(target, step, "w") == {float(step)}
+        assert values(target, step, "counter") == {step - 1.0}
+        state = penstock.load_checkpoint(target, "run", step)["optimizer"]["state"]
+        assert {float(moments["step"]) for moments in state.values()} == {float(step)}
+
+
 def test_training_in_a_thread_of_its_own_goes_on_at_once(target):
     """The thread steps as fast as it can, saves are taken between two of its steps."""
     weights = weights_at_zero()

@@ -27,6 +27,7 @@ class Barrier:
 
     Attributes:
         steps: Of optimizers so far; 0 says that nobody here waits at a barrier.
+        optimizers: That have stepped.
     """
 
     def __init__(self, on_wait: Callable[[float], None], on_pass: Callable[[], None]) -> None:
@@ -36,6 +37,24 @@ class Barrier:
         self._hook: Any = None
         self._events: Sequence[Any] = ()
         self.steps = 0
+        self.optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def stepped(self) -> dict[int, int]:
+        """Address and bytes of the CPU tensors that the steps of these optimizers write."""
+        torch = loaded_torch()
+        if torch is None:
+            return {}
+        tensors: list[Any] = []
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                tensors += group["params"]
+            for state in optimizer.state.values():
+                tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+        return {
+            tensor.data_ptr(): tensor.nbytes
+            for tensor in tensors
+            if tensor.device.type == "cpu" and tensor.layout == torch.strided
+        }
 
     def watch_optimizers(self) -> None:
         """From now on optimizers wait; does nothing while torch is not loaded."""
@@ -45,10 +64,11 @@ class Barrier:
         optimizer = importlib.import_module("torch.optim.optimizer")
         this = weakref.ref(self)
 
-        def before_step(*_: object) -> None:
+        def before_step(optimizer: Any, *_: object) -> None:
             barrier = this()
             if barrier is not None:
                 barrier.steps += 1
+                barrier.optimizers.add(optimizer)
                 barrier.wait()
 
         self._hook = optimizer.register_optimizer_step_pre_hook(before_step)

@@ -42,12 +42,13 @@ _FILE_KINDS = (".pstk", ".pt", ".pth", ".pt.lz4")
 class AsyncCheckpointSaver:
     """Saves checkpoints of one run in the background, in order.
 
-    ``save_async`` copies small tensors, arrays and plain values at once and large tensors in the
-    background, while forward and backward run. The next step of any optimizer waits until that copy
-    is complete, so no checkpoint mixes two steps. Whatever else writes to a saved tensor (not an
-    array) between ``save_async`` and that step belongs into ``with saver.guard():``; where no
-    optimizer has stepped yet, everything is copied at once. A second process, which makes way for
-    training, encodes and stores. ``debug=True`` proves that nothing tore, and takes its time.
+    ``save_async`` copies small tensors, arrays and plain values at once. Large tensors, and what
+    optimizers step, it copies in the background, while forward and backward run. The next step of
+    any optimizer waits until that copy is complete, so no checkpoint mixes two steps. Whatever else
+    writes to a saved tensor (not an array) between ``save_async`` and that step belongs into
+    ``with saver.guard():``; where no optimizer has stepped yet, everything is copied at once. A
+    second process, which makes way for training, encodes and stores. ``debug=True`` proves that
+    nothing tore, and takes its time.
 
     Memory: one copy of the state for each that waits or is being saved, at most
     ``max_queue_size + 1``, kept for the next ones; besides, the tensors saved last are kept alive.

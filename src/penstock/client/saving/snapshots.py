@@ -151,7 +151,7 @@ class Snapshots:
         plan = self._plan
         leaves = None if plan is None else plan.match(state)
         if plan is None or leaves is None:
-            plan = Plan(state)
+            plan = Plan(state, stepped=self._barrier.stepped())
             leaves = plan.match(state)
             if leaves is None:
                 raise Internal("a state does not match the plan that was just made for it")
