@@ -154,5 +154,5 @@ def _machine(found: dict[str, Any]) -> str:
     at = found["machine"]
     return (
         f"{found['tensors']} tensors, {found['state_mb']:.0f} MB. {at['cpu']}, {at['cores']} "
-        f"cores, Python {at['python']}, torch {at['torch']}, blosc2 {at['blosc2']}, {at['date']}."
+        f"cores, Python {at['python']}, torch {at['torch']}, {at['date']}."
     )

@@ -17,7 +17,6 @@ import time
 import warnings
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +294,7 @@ def main() -> None:
         found = measure(QUICK if options.quick else Amount(), console)
     finally:
         shutil.rmtree(FOLDER, ignore_errors=True)
-    at = machine() | {"torch": torch.__version__, "blosc2": version("blosc2")}
+    at = machine() | {"torch": torch.__version__}
     show(console, found)
     console.print(", ".join(f"{name} {value}" for name, value in at.items()), highlight=False)
     if not options.quick:

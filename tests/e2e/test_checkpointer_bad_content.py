@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import psutil
 import pytest
@@ -261,27 +262,33 @@ def test_bomb_is_refused_by_the_service_and_by_whoever_reads_the_file(service, b
     assert psutil.Process().memory_info().rss - before < GROWTH_BYTES
 
 
+def zstd_claiming(size_bytes):
+    """A chunk of one plane in a zstd frame that claims ``size_bytes`` once decoded."""
+    frame = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", size_bytes) + b"\x03\x00\x00A"
+    return struct.pack("<BBI", 1, 1, len(frame)) + frame
+
+
 def blosc2_claiming(size_bytes):
-    """An intact Blosc2 chunk of 4000 bytes, changed to claim ``size_bytes`` once decoded."""
-    file = io.BytesIO()
-    container.write({"w": torch.zeros(1000)}, file)
-    with container.Reader(file) as reader:
-        (storage,) = reader.index.storages
-    (chunk,) = storage.chunks
-    stored = bytearray(file.getvalue()[8 : 8 + chunk.stored_bytes])
+    """A chunk of an earlier version, changed to claim ``size_bytes`` once decoded."""
+    stored = bytearray(blosc2.compress2(bytes(4000)))
     stored[4:8] = struct.pack("<I", size_bytes)
     return bytes(stored)
 
 
-def test_chunk_that_claims_gigabytes_is_kept_unread_and_refused_by_readers(service, tmp_path):
+@pytest.mark.parametrize(
+    ("filter_", "codec", "claiming"), [(0, 4, zstd_claiming), (1, 2, blosc2_claiming)]
+)
+def test_chunk_that_claims_gigabytes_is_kept_unread_and_refused_by_readers(
+    service, filter_, codec, claiming
+):
     """A service never decodes: it has nothing to fear of a decoder."""
-    stored = blosc2_claiming(0x7FFFFFFF)
-    chunk = [1, 2, len(stored), 4000, xxhash.xxh3_64_hexdigest(stored)]
+    stored = claiming(0x7FFFFFFF)
+    chunk = [filter_, codec, len(stored), 4000, xxhash.xxh3_64_hexdigest(stored)]
     tensors = [["torch", "float32", [1000], 0, 0, None, False]]
     data = forged(index_of(tree={"t": 0}, tensors=tensors, storages=[[4, [chunk]]]), stored)
     assert service.upload(data, 7).step == 7
     with penstock.open_checkpoints(service.process.target, retry_s=5) as client:
-        with pytest.raises(Corrupt, match="claims to be"):
+        with pytest.raises(Corrupt, match="claims to"):
             client.load("bad", 7)
         client.delete("bad", 7)
 

@@ -17,30 +17,22 @@ import numpy.typing as npt
 from penstock.container.codecs import (
     DELTA_ITEM_BYTES,
     STORED,
-    Codec,
     Filter,
     Method,
     Profile,
-    encode_chunk,
 )
+from penstock.container.planes import Packing, PlaneEncoder, plane_count, whole_of
 from penstock.container.tensors import Storage
+from penstock.native import round_bfloat16, split_planes, subtract
 
-__all__ = ["WITHOUT_BASE", "Kind", "choose_methods", "kind_of"]
+__all__ = ["Kind", "choose_methods", "kind_of"]
 
 BasePiece = Callable[[int, int, int], npt.NDArray[np.uint8] | None]
 """Bytes of the base for a storage, from and to which byte; None where it has none."""
 
-_LZ4 = Method(Filter.NONE, Codec.BLOSC2)
-_SHUFFLE_LZ4 = Method(Filter.SHUFFLE, Codec.BLOSC2)
-_BITSHUFFLE_LZ4 = Method(Filter.BITSHUFFLE, Codec.BLOSC2)
-_ZSTD = Method(Filter.NONE, Codec.BLOSC2, zstd=True)
-_SHUFFLE_ZSTD = Method(Filter.SHUFFLE, Codec.BLOSC2, zstd=True)
-_BITSHUFFLE_ZSTD = Method(Filter.BITSHUFFLE, Codec.BLOSC2, zstd=True)
-WITHOUT_BASE = _SHUFFLE_ZSTD
-"""For chunks of a section of differences that the base has nothing for."""
-
-_DELTA = Method(Filter.DELTA, Codec.BLOSC2, zstd=True)
-_BF16 = Method(Filter.BF16, Codec.BLOSC2, zstd=True)
+_FAST = (Packing.PACKED, Packing.LZ4)
+_SMALL = (Packing.ENTROPY, Packing.ZSTD, Packing.BITS_ZSTD)
+"""What may be tried, the fastest first."""
 
 _SAMPLES = 8
 _SAMPLE_BYTES = 1 << 16
@@ -49,6 +41,9 @@ _MIN_SAMPLE_BYTES = 1 << 12
 
 _WORTH = 0.98
 """A method must come to less than this share of the raw bytes, or they are stored as they are."""
+
+_GAIN = 0.01
+"""Share of the bytes that something slower must save beyond what something faster does."""
 
 
 class Kind(NamedTuple):
@@ -92,35 +87,80 @@ def _choose(
 ) -> Method:
     if profile == "none":
         return STORED
-    if profile == "policy-bf16" and kind.floating:
-        return _BF16
     samples = _samples(numbers, storages)
-    raw_bytes = sum(stop - start for _, start, stop in samples)
-    best, best_bytes = STORED, raw_bytes * _WORTH
-    for method in _candidates(kind, profile, with_base=base_piece is not None):
-        stored_bytes = 0
-        for number, start, stop in samples:
-            piece = storages[number].data[start:stop]
-            base = None
-            if method.filter == Filter.DELTA and base_piece is not None:
-                base = base_piece(number, start, stop)
-            if method.filter == Filter.DELTA and base is None:
-                stored_bytes += len(piece)
+    pieces = [storages[number].data[start:stop] for number, start, stop in samples]
+    item = kind.item_size_bytes
+    trial = _Trial(_FAST if profile == "fast" else _SMALL)
+    if profile == "policy-bf16" and kind.floating:
+        halves = [np.empty(len(piece) // 2, np.uint8) for piece in pieces]
+        for piece, half in zip(pieces, halves, strict=True):
+            round_bfloat16(piece, half)
+        return Method(Filter.BF16, trial.best(halves, 2)[0])
+    raw_bytes = sum(len(piece) for piece in pieces)
+    packings, best_bytes = trial.best(pieces, item)
+    best = STORED
+    if best_bytes < raw_bytes * _WORTH:
+        best = Method(Filter.NONE, packings)
+    else:
+        best_bytes = raw_bytes * _WORTH
+    if profile == "delta" and base_piece is not None and item in DELTA_ITEM_BYTES:
+        known: list[npt.NDArray[np.uint8]] = []
+        unknown_bytes = 0
+        for piece, sample in zip(pieces, samples, strict=True):
+            base = base_piece(*sample)
+            if base is None:
+                unknown_bytes += len(piece)
             else:
-                stored_bytes += len(encode_chunk(piece.data, kind.item_size_bytes, method, base)[2])
-        if stored_bytes < best_bytes:
-            best, best_bytes = method, stored_bytes
+                known.append(np.empty_like(piece))
+                subtract(piece, base, item, known[-1])
+        packings, known_bytes = trial.best(known, item)
+        if known_bytes + unknown_bytes < best_bytes:
+            return Method(Filter.DELTA, packings, best.planes)
     return best
 
 
-def _candidates(kind: Kind, profile: Profile, *, with_base: bool) -> tuple[Method, ...]:
-    if profile == "fast":
-        several = (_BITSHUFFLE_LZ4, _SHUFFLE_LZ4, _LZ4)
-        return several if kind.item_size_bytes > 1 else (_LZ4,)
-    methods = (_SHUFFLE_ZSTD, _BITSHUFFLE_ZSTD, _ZSTD) if kind.item_size_bytes > 1 else (_ZSTD,)
-    if profile == "delta" and with_base and kind.item_size_bytes in DELTA_ITEM_BYTES:
-        return (*methods, _DELTA)
-    return methods
+class _Trial:
+    """Finds out how samples are packed best, with the packings that a profile allows."""
+
+    def __init__(self, packings: Sequence[Packing]) -> None:
+        self._packings = packings
+        self._encoder = PlaneEncoder()
+
+    def best(
+        self, pieces: Sequence[npt.NDArray[np.uint8]], item_size_bytes: int
+    ) -> tuple[tuple[Packing, ...], int]:
+        """How, and how many bytes that takes; the pieces are whole elements."""
+        count = plane_count(item_size_bytes, 0)
+        if count == 1:
+            packing, size = self._packing(pieces, self._packings)
+            return (packing,), size
+        split: list[npt.NDArray[np.uint8]] = []
+        for piece in pieces:
+            split.append(np.empty((count, len(piece) // count), np.uint8))
+            split_planes(piece, count, split[-1].reshape(-1))
+        found = [
+            self._packing([planes[place] for planes in split], self._packings)
+            for place in range(count)
+        ]
+        size = sum(size for _, size in found)
+        whole, whole_size = self._packing(pieces, [whole_of(self._packings)])
+        if whole_size < size - _GAIN * sum(len(piece) for piece in pieces):
+            return (whole,), whole_size
+        return tuple(packing for packing, _ in found), size
+
+    def _packing(
+        self, pieces: Sequence[npt.NDArray[np.uint8]], packings: Sequence[Packing]
+    ) -> tuple[Packing, int]:
+        raw_bytes = sum(len(piece) for piece in pieces)
+        best, best_bytes = Packing.RAW, raw_bytes
+        for packing in packings:
+            size = 0
+            for piece in pieces:
+                packed = self._encoder.pack(piece, packing)
+                size += len(piece) if packed is None else len(packed)
+            if size < best_bytes - _GAIN * raw_bytes:
+                best, best_bytes = packing, size
+        return best, best_bytes
 
 
 def _samples(numbers: Sequence[int], storages: Sequence[Storage]) -> list[tuple[int, int, int]]:
@@ -136,10 +176,10 @@ def _samples(numbers: Sequence[int], storages: Sequence[Storage]) -> list[tuple[
         if which == len(telling):
             continue
         number = telling[which]
-        size, item = storages[number].data.nbytes, storages[number].item_size_bytes
+        size, item = storages[number].data.nbytes, plane_count(storages[number].item_size_bytes, 0)
         offset = position - int(ends[which]) + size
         start = max(0, min(offset, size - _SAMPLE_BYTES)) // item * item
-        piece = (number, start, min(size, start + _SAMPLE_BYTES // item * item))
-        if piece not in result:
+        piece = (number, start, min(size // item * item, start + _SAMPLE_BYTES))
+        if start < piece[-1] and piece not in result:
             result.append(piece)
     return result

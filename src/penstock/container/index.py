@@ -57,6 +57,14 @@ _MAX_ITEM_BYTES = 1 << 30
 _DIGEST_BYTES = 16
 _FLOAT32_BYTES = 4
 _KINDS = {"torch", "parameter", "numpy"}
+_FILTERS: Mapping[int, set[Filter]] = {
+    Codec.NONE: {Filter.NONE},
+    Codec.LZ4: {Filter.NONE, Filter.SHUFFLE},
+    Codec.BLOSC2: set(Filter),
+    Codec.BASE: {Filter.NONE},
+    Codec.PLANES: {Filter.NONE, Filter.DELTA, Filter.BF16},
+}
+"""Which filters may go before a codec."""
 
 
 class NewStorage(NamedTuple):
@@ -106,7 +114,7 @@ class StoredStorage:
     """A storage in a file.
 
     Attributes:
-        item_size_bytes: Bytes per element, for the shuffle filter.
+        item_size_bytes: Bytes per element, which are coded by planes.
         offset_bytes: Of its first chunk in the file; the others follow without gaps.
         raw_size_bytes: Once decoded.
         chunks: In order.
@@ -292,17 +300,17 @@ def _parse_chunk(fields: list[Any], item_size_bytes: int, with_base: bool) -> Ch
     fewest = 0 if codec == Codec.BASE else 1
     if not 0 < raw <= CHUNK_SIZE_BYTES or not fewest <= stored <= raw:
         raise _malformed(f"a chunk of {stored} stored and {raw} raw bytes")
-    if codec == Codec.NONE and (stored != raw or filter_ != Filter.NONE):
+    if filter_ not in _FILTERS[codec]:
+        raise _malformed(f"a chunk with the codec {codec} and the filter {filter_}")
+    if codec == Codec.NONE and stored != raw:
         raise _malformed(f"an uncompressed chunk of {stored} stored and {raw} raw bytes")
-    if codec == Codec.LZ4 and filter_ not in (Filter.NONE, Filter.SHUFFLE):
-        raise _malformed(f"an LZ4 chunk with the filter {filter_}")
-    if codec == Codec.BASE and (stored or filter_ != Filter.NONE):
+    if codec == Codec.BASE and stored:
         raise _malformed(f"a chunk of {stored} bytes that equals that of the base")
     if filter_ != Filter.NONE and raw % item_size_bytes:
         raise _malformed(f"a shuffled chunk of {raw} bytes with elements of {item_size_bytes}")
     if filter_ == Filter.DELTA and item_size_bytes not in DELTA_ITEM_BYTES:
         raise _malformed(f"a difference of elements of {item_size_bytes} bytes")
-    if filter_ == Filter.BF16 and (item_size_bytes != _FLOAT32_BYTES or codec != Codec.BLOSC2):
+    if filter_ == Filter.BF16 and item_size_bytes != _FLOAT32_BYTES:
         raise _malformed(f"rounded elements of {item_size_bytes} bytes")
     if (codec == Codec.BASE or filter_ == Filter.DELTA) and not with_base:
         raise _malformed("a chunk that refers to a base in a storage that does not")

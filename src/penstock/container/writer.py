@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +14,8 @@ import numpy.typing as npt
 import xxhash
 
 from penstock.chunks import Digest
-from penstock.container.choice import WITHOUT_BASE, choose_methods, kind_of
-from penstock.container.codecs import Codec, Filter, Profile, check_profile, encode_chunk
+from penstock.container.choice import choose_methods, kind_of
+from penstock.container.codecs import Codec, Encoder, Filter, Profile, check_profile
 from penstock.container.index import (
     FOOTER,
     FOOTER_MAGIC,
@@ -28,6 +29,7 @@ from penstock.container.index import (
     named_entries,
 )
 from penstock.container.limits import CHUNK_SIZE_BYTES, Limits
+from penstock.container.planes import Piece
 from penstock.container.reader import Reader
 from penstock.container.tensors import Storage, StorageTable, TensorEntry
 from penstock.container.torch_bridge import loaded_torch
@@ -165,7 +167,6 @@ def write(
     Raises:
         InvalidInput: As ``flatten``, or an unknown profile.
         LimitExceeded: The state is larger than ``limits`` allow.
-        Unsupported: The profile needs a package that is not installed.
         OSError: The file cannot be written.
     """
     limits = limits or Limits()
@@ -195,6 +196,7 @@ class _Writer:
         self._hasher = xxhash.xxh3_128()
         self._size_bytes = 0
         self._in_base = self._match(base)
+        self._encoder = Encoder()
         self._methods = choose_methods(
             flat.storages, profile, None if base is None else self._base_piece
         )
@@ -205,17 +207,22 @@ class _Writer:
         storages: list[NewStorage] = []
         hashes: list[list[bytes]] = []
         sections: dict[str, tuple[int, int]] = {}
-        seen: dict[tuple[bytes, ...], int] = {}
+        seen: dict[tuple[int, bytes], list[int]] = {}
         for number, storage in enumerate(self._flat.storages):
             before = self._size_bytes
-            found = [xxhash.xxh3_128_digest(piece) for piece in _pieces(storage)]
-            twin = seen.setdefault(tuple(found), number)
-            if twin != number and np.array_equal(self._flat.storages[twin].data, storage.data):
+            # Memory is read once: a chunk is hashed just before it is encoded. Only what begins as
+            # another storage does is hashed ahead.
+            found = [xxhash.xxh3_128_digest(piece) for piece in islice(_pieces(storage), 1)]
+            alike = seen.setdefault((storage.data.nbytes, b"".join(found)), [])
+            if alike:
+                found = [xxhash.xxh3_128_digest(piece) for piece in _pieces(storage)]
+            twin = next((other for other in alike if hashes[other] == found), None)
+            if twin is not None and np.array_equal(self._flat.storages[twin].data, storage.data):
                 storages.append(NewStorage(storage.item_size_bytes, [], None, twin))
             else:
                 storages.append(self._storage(number, storage, found))
-            # What was rounded reads as something else: nothing may refer to it.
-            hashes.append([] if self._rounds(storage) else found)
+                alike.append(number)
+            hashes.append(found)
             raw, stored = sections.get(storage.section, (0, 0))
             stored += self._size_bytes - before
             sections[storage.section] = raw + storage.data.nbytes, stored
@@ -238,15 +245,22 @@ class _Writer:
             self._flat.raw_size_bytes,
             sum(len(storage.chunks) for storage in storages),
             sections,
-            hashes,
+            # What was rounded reads as something else: nothing may refer to it.
+            [
+                [] if self._rounds(storage) else found
+                for storage, found in zip(self._flat.storages, hashes, strict=True)
+            ],
         )
 
-    def _storage(self, number: int, storage: Storage, hashes: Sequence[bytes]) -> NewStorage:
+    def _storage(self, number: int, storage: Storage, hashes: list[bytes]) -> NewStorage:
+        """Write the chunks of a storage, and complete the hashes of their raw bytes."""
         method = self._methods[kind_of(storage)]
         base, in_base = self._base, self._in_base.get(number)
         chunks: list[Chunk] = []
         refers = False
         for which, raw in enumerate(_pieces(storage)):
+            if which >= len(hashes):
+                hashes.append(xxhash.xxh3_128_digest(raw))
             minuend = None
             if base is not None and in_base is not None:
                 if base.hashes[in_base][which] == hashes[which]:
@@ -256,17 +270,24 @@ class _Writer:
                     continue
                 if method.filter == Filter.DELTA:
                     minuend = base.chunk(in_base, which, len(raw))
-            chosen = method
-            if method.filter == Filter.DELTA and minuend is None:
-                chosen = WITHOUT_BASE
-            filter_, codec, stored = encode_chunk(raw, storage.item_size_bytes, chosen, minuend)
-            refers = refers or filter_ == Filter.DELTA
-            digest = xxhash.xxh3_64_intdigest(stored)
-            chunks.append(Chunk(filter_, codec, len(stored), len(raw), digest))
-            self._put(stored)
+            encoded = self._encoder.encode(raw, storage.item_size_bytes, method, minuend)
+            refers = refers or encoded.filter == Filter.DELTA
+            hasher = xxhash.xxh3_64()
+            for piece in encoded.pieces:
+                hasher.update(piece)
+                self._put(piece)
+            chunks.append(
+                Chunk(
+                    encoded.filter,
+                    encoded.codec,
+                    encoded.size_bytes,
+                    len(raw),
+                    hasher.intdigest(),
+                )
+            )
         return NewStorage(storage.item_size_bytes, chunks, in_base if refers else None)
 
-    def _put(self, data: bytes | memoryview) -> None:
+    def _put(self, data: Piece) -> None:
         self._file.write(data)
         self._hasher.update(data)
         self._size_bytes += len(data)

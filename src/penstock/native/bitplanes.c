@@ -4,7 +4,7 @@
 #include <string.h>
 
 #ifdef PS_X86
-#include <immintrin.h>
+#include "transpose.h"
 #endif
 
 /* One block: 64 bytes and the 64 above them to 64 bytes of planes and their number; and back. The
@@ -19,16 +19,6 @@ static const uint8_t ZEROS[PS_BLOCK];
 
 /* The last rows of an image that is streamed, which the next rows need. */
 enum { RING_BYTES = 16 << 10 };
-
-/* Bit j of byte k becomes bit k of byte j. */
-PS_INLINE uint64_t transpose_bits(uint64_t x) {
-  uint64_t t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAull;
-  x ^= t ^ (t << 7);
-  t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCull;
-  x ^= t ^ (t << 14);
-  t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ull;
-  return x ^ t ^ (t << 28);
-}
 
 /* Eight bytes at once in 64 bits: no carry crosses from one byte to the next. */
 #define EACH(byte) (0x0101010101010101ull * (byte))
@@ -52,7 +42,7 @@ PS_INLINE int pack_portable(const uint8_t *current, const uint8_t *above, uint8_
   for (int group = 0; group < 8; group++) {
     uint64_t x = subtract_8(load_8(current + 8 * group), load_8(above + 8 * group));
     x = ((x & EACH(0x7F)) << 1) ^ ((x >> 7 & EACH(1)) * 0xFF);
-    x = transpose_bits(x);
+    x = ps_transpose_bits(x);
     seen |= x;
     for (int bit = 0; bit < 8; bit++) planes[8 * bit + group] = (uint8_t)(x >> (8 * bit));
   }
@@ -66,7 +56,7 @@ PS_INLINE void unpack_portable(const uint8_t *planes, int width, const uint8_t *
   for (int group = 0; group < 8; group++) {
     uint64_t x = 0;
     for (int bit = 0; bit < 8; bit++) x |= (uint64_t)all[8 * bit + group] << (8 * bit);
-    x = transpose_bits(x);
+    x = ps_transpose_bits(x);
     x = (x >> 1 & EACH(0x7F)) ^ ((x & EACH(1)) * 0xFF);
     x = add_8(x, load_8(above + 8 * group));
     memcpy(out + 8 * group, &x, 8);
@@ -140,37 +130,24 @@ PS_INLINE PS_AVX2 void unpack_avx2(const uint8_t *planes, int width, const uint8
   add_difference_avx2(transpose_bits_avx2(high), above + 32, out + 32);
 }
 
-/* Over GF(2), transposing 8 x 8 bits, zigzag and its inverse are matrix products: one instruction
- * each. The row for result bit b is byte 7 - b of the matrix. */
-#define IDENTITY_ROWS 0x8040201008040201ull
+/* Over GF(2), zigzag and its inverse are matrix products: one instruction each. The row for result
+ * bit b is byte 7 - b of the matrix. */
 #define ZIGZAG 0x808182848890A0C0ull
 #define UNZIGZAG 0x0305091121418101ull
 
 PS_INLINE PS_AVX512 int pack_avx512(const uint8_t *current, const uint8_t *above,
                                     uint8_t *planes) {
-  const __m512i byte = _mm512_set_epi64(
-      0x38393A3B3C3D3E3Fll, 0x3031323334353637ll, 0x28292A2B2C2D2E2Fll, 0x2021222324252627ll,
-      0x18191A1B1C1D1E1Fll, 0x1011121314151617ll, 0x08090A0B0C0D0E0Fll, 0x0001020304050607ll);
-  const __m512i group = _mm512_set_epi64(
-      0x3F372F271F170F07ll, 0x3E362E261E160E06ll, 0x3D352D251D150D05ll, 0x3C342C241C140C04ll,
-      0x3B332B231B130B03ll, 0x3A322A221A120A02ll, 0x3931292119110901ll, 0x3830282018100800ll);
   __m512i x = _mm512_sub_epi8(_mm512_loadu_si512(current), _mm512_loadu_si512(above));
   x = _mm512_gf2p8affine_epi64_epi8(x, _mm512_set1_epi64((long long)ZIGZAG), 0);
-  x = _mm512_permutexvar_epi8(byte, x);
-  x = _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((long long)IDENTITY_ROWS), x, 0);
-  x = _mm512_permutexvar_epi8(group, x);
+  x = ps_planes_avx512(x);
   _mm512_storeu_si512(planes, x);
   return 32 - (int)_lzcnt_u32(_mm512_test_epi64_mask(x, x));
 }
 
 PS_INLINE PS_AVX512 void unpack_avx512(const uint8_t *planes, int width, const uint8_t *above,
                                        uint8_t *out) {
-  const __m512i group = _mm512_set_epi64(
-      0x070F171F272F373Fll, 0x060E161E262E363Ell, 0x050D151D252D353Dll, 0x040C141C242C343Cll,
-      0x030B131B232B333Bll, 0x020A121A222A323All, 0x0109111921293139ll, 0x0008101820283038ll);
   __m512i x = _mm512_maskz_loadu_epi64((__mmask8)((1u << width) - 1), planes);
-  x = _mm512_permutexvar_epi8(group, x);
-  x = _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((long long)IDENTITY_ROWS), x, 0);
+  x = ps_bytes_avx512(x);
   x = _mm512_gf2p8affine_epi64_epi8(x, _mm512_set1_epi64((long long)UNZIGZAG), 0);
   _mm512_storeu_si512(out, _mm512_add_epi8(x, _mm512_loadu_si512(above)));
 }

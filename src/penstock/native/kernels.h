@@ -1,5 +1,5 @@
 /* The kernels of Penstock: resizing, bit planes, LZ4 and LZF decoding, reading of cached frames,
- * gathering memory.
+ * gathering memory, byte planes of numbers.
  *
  * Plain C11, called by ctypes, which lets other Python threads run meanwhile. No call keeps state.
  * Every decoder checks all lengths before it reads or writes: its input may be hostile.
@@ -48,6 +48,31 @@ PS_API int ps_best_level(void);
  * `to + offsets[i]`. */
 PS_API void ps_gather(const uint64_t *from, const uint64_t *sizes, const uint64_t *offsets,
                       int64_t count, uint8_t *to);
+
+/* Byte p of each of `count` numbers of `item` bytes to planes[p * count ...]; and back, from planes
+ * at `item` addresses. */
+PS_API void ps_split_planes(int level, const uint8_t *raw, int64_t count, int64_t item,
+                            uint8_t *planes);
+PS_API void ps_join_planes(int level, const uint64_t *planes, int64_t count, int64_t item,
+                           uint8_t *out);
+
+/* Bit b of each of `size` bytes to out[b * (size / 8) ...], eight to a byte and the first lowest;
+ * the last `size` % 8 bytes as they are, at the end. And back. */
+PS_API void ps_split_bits(int level, const uint8_t *plane, int64_t size, uint8_t *out);
+PS_API void ps_join_bits(int level, const uint8_t *bits, int64_t size, uint8_t *out);
+
+/* Packs `size` bytes into `out`, which has room for size + size / 64 * 2 + 8 bytes; returns how
+ * many that gave. And back: 0, or PS_CORRUPT where the data is not just that of `size` bytes. */
+PS_API int64_t ps_pack(int level, const uint8_t *plane, int64_t size, uint8_t *out);
+PS_API int64_t ps_unpack(int level, const uint8_t *data, int64_t data_bytes, int64_t size,
+                         uint8_t *out);
+
+/* The differences of `count` numbers of 2, 4 or 8 bytes to those of a base, in zigzag order; back,
+ * in place; and float32 rounded to bfloat16. */
+PS_API void ps_subtract(const uint8_t *raw, const uint8_t *base, int64_t count, int64_t item,
+                        uint8_t *out);
+PS_API void ps_add(const uint8_t *base, int64_t count, int64_t item, uint8_t *out);
+PS_API void ps_round_bfloat16(const uint8_t *floats, int64_t count, uint8_t *out);
 
 /* Encodes `count` images of `rows` times `row_bytes` bytes into `out`, which has room for
  * count * ceil(rows * row_bytes / 64) * 65 bytes. Writes the size of each; returns their sum. */
@@ -118,6 +143,16 @@ PS_API int64_t ps_decode_observations(int level, int codec, const uint8_t *data,
                                       const int64_t *firsts, const int64_t *places,
                                       int64_t cameras, int64_t rows, int64_t row_bytes,
                                       uint8_t *out, int64_t room);
+
+/* Bit j of byte k becomes bit k of byte j. */
+PS_INLINE uint64_t ps_transpose_bits(uint64_t x) {
+  uint64_t t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAull;
+  x ^= t ^ (t << 7);
+  t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCull;
+  x ^= t ^ (t << 14);
+  t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ull;
+  return x ^ t ^ (t << 28);
+}
 
 /* The most bytes that the bit planes of one image take. */
 int64_t ps_most_planes(int64_t image_bytes);

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import Corrupt, LimitExceeded, Unsupported
+from penstock.native.plane_kernels import PlaneKernels, address
 
 __all__ = [
     "LEVELS",
@@ -26,7 +27,7 @@ __all__ = [
 LEVELS = ("portable", "avx2", "avx512")
 """Sets of instructions, each including the ones before; all give equal bytes."""
 
-_ABI = 5
+_ABI = 6
 _FILE = Path(__file__).with_name("kernels.so")
 _SWITCH = "PENSTOCK_NATIVE"
 _NO_MEMORY = -1
@@ -34,7 +35,7 @@ _NO_MEMORY = -1
 _log = logging.getLogger(__name__)
 
 
-class Kernels:
+class Kernels(PlaneKernels):
     """The native library at one level of instructions.
 
     Calls hold no state and let other Python threads run. Arguments are not checked here but by the
@@ -99,6 +100,7 @@ class Kernels:
         self._gather = library.ps_gather
         self._gather.restype = None
         self._gather.argtypes = [pointer, pointer, pointer, size, pointer]
+        super().__init__(library, self._level)
 
     def encode_bitplanes(
         self, images: NDArray[np.uint8], out: NDArray[np.uint8], sizes: NDArray[np.uint32]
@@ -109,7 +111,7 @@ class Kernels:
             How many bytes of ``out`` were written; ``sizes`` has those of each image.
         """
         return self._encode_bitplanes(
-            self._level, _address(images), *images.shape, _address(out), _address(sizes)
+            self._level, address(images), *images.shape, address(out), address(sizes)
         )
 
     def decode_images(
@@ -134,7 +136,7 @@ class Kernels:
             LimitExceeded: No memory for one decoded image.
         """
         done = self._decode_images(
-            self._level, codec, _address(data), _address(sizes), *out.shape, _address(out)
+            self._level, codec, address(data), address(sizes), *out.shape, address(out)
         )
         if done == _NO_MEMORY:
             raise LimitExceeded(f"no memory to decode an image of {out.shape[1:]} bytes")
@@ -168,8 +170,8 @@ class Kernels:
         done = self._read_frames(
             self._level,
             hash_address,
-            *(_address(files), _address(wanted), len(wanted), _address(places)),
-            *(*out.shape[1:], _address(out)),
+            *(address(files), address(wanted), len(wanted), address(places)),
+            *(*out.shape[1:], address(out)),
         )
         if done == _NO_MEMORY:
             raise LimitExceeded(f"no memory to decode images of {out.shape[2:]} bytes")
@@ -197,7 +199,7 @@ class Kernels:
             LimitExceeded: No memory for a piece of an index.
         """
         done = self._record_sizes(
-            *(_address(files), _address(wanted), len(wanted), *shape, _address(sizes))
+            *(address(files), address(wanted), len(wanted), *shape, address(sizes))
         )
         if done == _NO_MEMORY:
             raise LimitExceeded("no memory for a piece of an index of frames")
@@ -235,9 +237,9 @@ class Kernels:
         """
         told = ctypes.c_int64(advised)
         done = self._read_records(
-            *(hash_address, _address(files), _address(wanted), count, len(wanted) - count),
+            *(hash_address, address(files), address(wanted), count, len(wanted) - count),
             *(ctypes.byref(told), *shape),
-            *(_address(np.frombuffer(out, np.uint8)), len(out)),
+            *(address(np.frombuffer(out, np.uint8)), len(out)),
         )
         if done == _NO_MEMORY:
             raise LimitExceeded("no memory for a piece of an index of frames")
@@ -269,8 +271,8 @@ class Kernels:
             LimitExceeded: No memory for one decoded image.
         """
         done = self._decode_observations(
-            *(self._level, codec, _address(data), _address(sizes), len(sizes)),
-            *(_address(firsts), _address(places), *out.shape[1:], _address(out), len(out)),
+            *(self._level, codec, address(data), address(sizes), len(sizes)),
+            *(address(firsts), address(places), *out.shape[1:], address(out), len(out)),
         )
         if done == _NO_MEMORY:
             raise LimitExceeded(f"no memory to decode an image of {out.shape[2:]} bytes")
@@ -288,16 +290,16 @@ class Kernels:
         Raises:
             LimitExceeded: No memory for one row.
         """
-        taps = [_address(array) for array in (*row_taps, *column_taps)]
+        taps = [address(array) for array in (*row_taps, *column_taps)]
         done = self._resize(
-            self._level, _address(images), *images.shape[:3], _address(out), *out.shape[1:3], *taps
+            self._level, address(images), *images.shape[:3], address(out), *out.shape[1:3], *taps
         )
         if done == _NO_MEMORY:
             raise LimitExceeded(f"no memory to resize to {out.shape[1]} x {out.shape[2]} pixels")
 
     def lzf_decompress(self, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
         """Decode LZF; returns how many bytes that gave, negative when it is damaged."""
-        return self._lzf_decompress(_address(data), data.size, _address(out), out.size)
+        return self._lzf_decompress(address(data), data.size, address(out), out.size)
 
     def gather(
         self,
@@ -307,12 +309,8 @@ class Kernels:
         out: NDArray[np.uint8],
     ) -> None:
         """Copy pieces of memory into ``out``; see ``penstock.native.gather``."""
-        pieces = [_address(array) for array in (addresses, sizes, offsets)]
-        self._gather(*pieces, len(addresses), _address(out))
-
-
-def _address(array: NDArray[np.generic]) -> int:
-    return array.__array_interface__["data"][0]
+        pieces = [address(array) for array in (addresses, sizes, offsets)]
+        self._gather(*pieces, len(addresses), address(out))
 
 
 @lru_cache(maxsize=1)

@@ -302,7 +302,7 @@ def test_base_of_another_form_is_refused(other):
 def test_damaged_chunk_of_the_base_is_never_other_content():
     base = File(FIRST)
     on_base = File(SECOND, 2, base)
-    assert {chunk.codec for chunk in on_base.chunks} == {Codec.BASE, Codec.BLOSC2}
+    assert {chunk.codec for chunk in on_base.chunks} == {Codec.BASE, Codec.PLANES}
     end = FOOTER.unpack(base.data[-FOOTER.size :])[0]
     places = np.random.default_rng(0).integers(8, end, 60)
     for place in places.tolist():

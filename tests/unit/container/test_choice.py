@@ -2,6 +2,7 @@
 
 import io
 
+import blosc2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from penstock import container
 from penstock.container import Base, Reader
 from penstock.container.choice import choose_methods, kind_of
 from penstock.container.codecs import STORED, Codec, Filter
+from penstock.container.planes import Packing
 
 WIDTH = 128
 
@@ -105,7 +107,7 @@ def test_noise_is_stored_as_it_is_and_what_shrinks_is_encoded(profile):
     file, result, methods = written(state, compress=profile)
     assert methods["noise"] == {(Filter.NONE, Codec.NONE)}
     assert result.sections["noise"] == (2_400_000, 2_400_000)
-    assert {codec for _, codec in methods["model"]} == {Codec.BLOSC2}
+    assert {codec for _, codec in methods["model"]} == {Codec.PLANES}
     raw, stored = result.sections["model"]
     assert stored < 0.95 * raw
     assert torch.equal(container.read(file)["model"]["w"], state["model"]["w"])
@@ -175,7 +177,7 @@ def test_rounding_is_for_float32_alone():
         "i": torch.arange(100_000, dtype=torch.int32),
     }
     file, _, methods = written(state, compress="policy-bf16")
-    assert methods["w"] == {(Filter.BF16, Codec.BLOSC2)}
+    assert methods["w"] == {(Filter.BF16, Codec.PLANES)}
     assert Filter.BF16 not in {filter_ for filter_, _ in methods["d"] | methods["i"]}
     found = container.read(file)
     assert torch.equal(found["w"], state["w"].bfloat16().float())
@@ -189,7 +191,7 @@ def test_kinds_of_elements_in_one_section_are_chosen_apart():
     methods = choose_methods(storages, "small")
     by_item = {kind.item_size_bytes: method for kind, method in methods.items()}
     assert by_item[8] == STORED
-    assert by_item[4].codec == Codec.BLOSC2
+    assert by_item[4] != STORED
     assert set(methods) == set(map(kind_of, storages))
 
 
@@ -222,3 +224,101 @@ def test_sections_with_little_to_try_are_chosen_too(state, profile):
     file, _, _ = written(state, compress=profile)
     found = container.read(file)
     assert repr(found) == repr(state)
+
+
+def table(seed, most, dtype):
+    return np.random.default_rng(seed).integers(0, most, 100_000).astype(dtype)
+
+
+def walk(seed, most, dtype):
+    steps = np.random.default_rng(seed).integers(-most, most + 1, 100_000)
+    return np.cumsum(steps).astype(dtype)
+
+
+def prose(seed):
+    """Words in any order, most of them rare."""
+    chooser = np.random.default_rng(seed)
+    letters = np.array(list("etaoinshrdlu"))
+    words = ["".join(chooser.choice(letters, chooser.integers(2, 9))) for _ in range(500)]
+    return " ".join(words[number % 500] for number in chooser.zipf(1.4, 40_000))
+
+
+KINDS = {
+    "weights": weights(300_000).numpy(),
+    "moment of squares": weights(300_000).square().numpy(),
+    "weights of 64 bits": weights(100_000).double().numpy(),
+    "half": weights(300_000).half().numpy(),
+    "bfloat16": weights(300_000).bfloat16().view(torch.int16).numpy(),
+    "counts": np.arange(100_000),
+    "table": table(0, 1000, np.int64),
+    "tokens": table(1, 50_000, np.int32),
+    "walk": walk(2, 9, np.int32),
+    "times": np.arange(100_000) * 33_333_333 + table(3, 100_000, np.int64),
+    "image": walk(4, 2, np.uint8),
+    "pixels": table(5, 256, np.uint8),
+    "mask": table(6, 2, np.uint8),
+    "text": np.frombuffer(prose(8).encode(), np.uint8),
+    "zeros": np.zeros(300_000, np.float32),
+    "ones": np.ones(300_000),
+    "sparse": np.where(table(7, 50, np.int32) == 0, weights(100_000).numpy(), np.float32(0)),
+}
+
+
+def of_blosc2(array):
+    """What the first versions stored: the best of three ways for a whole section."""
+    found = []
+    for filter_ in (blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE, blosc2.Filter.BITSHUFFLE):
+        chunk = blosc2.compress2(
+            array,
+            codec=blosc2.Codec.ZSTD,
+            clevel=1,
+            filters=[filter_],
+            filters_meta=[0],
+            typesize=array.itemsize,
+            nthreads=1,
+            splitmode=blosc2.SplitMode.ALWAYS_SPLIT,
+            blocksize=1 << 18,
+        )
+        found.append(len(chunk))
+    return min(found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_takes_no_more_than_earlier_versions_did(kind):
+    array = KINDS[kind]
+    _, result, _ = written({"x": array}, compress="small")
+    stored = result.sections["x"][1]
+    assert stored <= of_blosc2(array) + 0.01 * array.nbytes
+
+
+def methods_of(array, profile):
+    (method,) = choose_methods(container.flatten({"x": array}).storages, profile).values()
+    return method
+
+
+@pytest.mark.parametrize(
+    ("profile", "packing"), [("small", Packing.ENTROPY), ("fast", Packing.PACKED)]
+)
+def test_of_weights_only_the_plane_of_the_exponent_is_packed(profile, packing):
+    method = methods_of(KINDS["weights"], profile)
+    assert method.filter == Filter.NONE
+    assert method.planes == (Packing.RAW, Packing.RAW, Packing.RAW, packing)
+
+
+def test_text_is_searched_for_what_repeats():
+    assert methods_of(KINDS["text"], "small").planes == (Packing.ZSTD,)
+    assert methods_of(KINDS["text"], "fast").planes == (Packing.LZ4,)
+
+
+def test_storages_that_begin_alike_and_go_on_otherwise_are_both_kept():
+    """What begins as an earlier storage does is compared with it whole before it is written."""
+    first = weights(600_000, 3)
+    other = first.clone()
+    other[-1] += 1
+    state = {"a": first, "b": other, "c": first.clone(), "d": other.clone()}
+    file, result, _ = written(state, compress="fast")
+    with Reader(file) as reader:
+        assert [storage.same_as for storage in reader.index.storages] == [None, None, 0, 1]
+        found = reader.load()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    assert result.hashes[0] == result.hashes[2] != result.hashes[1] == result.hashes[3]

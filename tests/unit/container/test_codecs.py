@@ -3,6 +3,9 @@
 import base64
 import contextlib
 import io
+import struct
+import sys
+import tracemalloc
 import zlib
 
 import blosc2
@@ -14,23 +17,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import container
-from penstock.container.codecs import STORED, Codec, Filter, Method, decode_chunk, encode_chunk
-from penstock.errors import Corrupt, PenstockError
+from penstock.container import older
+from penstock.container.codecs import Codec, Encoder, Filter, Method, decode_chunk
+from penstock.container.planes import Packing
+from penstock.errors import Corrupt, PenstockError, Unsupported
 
-METHODS = [
-    STORED,
-    *(
-        Method(filter_, Codec.BLOSC2, zstd=zstd)
-        for filter_ in (Filter.NONE, Filter.SHUFFLE, Filter.BITSHUFFLE)
-        for zstd in (False, True)
-    ),
-]
-DELTA = Method(Filter.DELTA, Codec.BLOSC2, zstd=True)
-BF16 = Method(Filter.BF16, Codec.BLOSC2, zstd=True)
+PACKINGS = list(Packing)
 ITEMS = [1, 2, 3, 4, 8, 12, 16, 17, 300]
+SPLIT_ITEMS = [2, 4, 8, 16]
+ENCODER = Encoder()
+"""One for all: what it keeps from chunk to chunk must not show."""
 SPECIAL = np.array(
     [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 5e-324, 1e-45, 3.4e38, 1.7e308, 1.0, -1.0]
 )
+
+
+def delta(item):
+    return Method(Filter.DELTA, (Packing.ENTROPY,) * item, (Packing.ZSTD,))
+
+
+BF16 = Method(Filter.BF16, (Packing.ENTROPY, Packing.ENTROPY))
+
+
+def encode_chunk(raw, item, method, base=None):
+    """Filter, codec and stored bytes."""
+    filter_, codec, pieces, size = ENCODER.encode(raw, item, method, base)
+    stored = b"".join(pieces)
+    assert len(stored) == size
+    return filter_, codec, stored
 
 
 def decoded(chunk, size, item, base=None):
@@ -67,13 +81,53 @@ def contents():
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("item", ITEMS)
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.filter.name} {m.codec.name} {m[2]}")
-@settings(max_examples=15, deadline=None)
-@given(raw=contents())
-def test_every_method_gives_back_every_bit(method, item, raw):
-    chunk = encode_chunk(memoryview(raw), item, method)
+@settings(max_examples=60, deadline=None)
+@given(raw=contents(), packing=st.sampled_from(PACKINGS))
+def test_every_packing_of_bytes_in_their_order_gives_back_every_bit(item, raw, packing):
+    chunk = encode_chunk(memoryview(raw), item, Method(Filter.NONE, (packing,)))
     assert decoded(chunk, len(raw), item) == raw
     assert len(chunk[2]) <= len(raw)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("item", SPLIT_ITEMS)
+@settings(max_examples=80, deadline=None)
+@given(raw=contents(), packings=st.lists(st.sampled_from(PACKINGS), min_size=16, max_size=16))
+def test_every_packing_of_each_plane_gives_back_every_bit(item, raw, packings):
+    """Whole elements or not: what cannot be split is encoded in its order."""
+    chunk = encode_chunk(memoryview(raw), item, Method(Filter.NONE, tuple(packings[:item])))
+    assert decoded(chunk, len(raw), item) == raw
+    assert len(chunk[2]) <= len(raw)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("item", [1, *SPLIT_ITEMS])
+def test_full_chunk_gives_back_every_bit(item, packing):
+    raw = np.random.default_rng(0).normal(0, 0.02, 1 << 18).astype(np.float32).view(np.uint8)
+    for content in (raw, np.zeros_like(raw), np.sort(raw)):
+        chunk = encode_chunk(content.data, item, Method(Filter.NONE, (packing,) * item))
+        assert decoded(chunk, len(raw), item) == content.tobytes()
+
+
+def test_stored_bytes_are_what_the_format_says():
+    """Two planes of 300 bytes: 0, 1, 2 ... wound up as they are, and zeros as LZ4."""
+    raw = np.zeros((300, 2), np.uint8)
+    raw[:, 0] = np.arange(300) % 251
+    method = Method(Filter.NONE, (Packing.RAW, Packing.LZ4))
+    filter_, codec, stored = encode_chunk(raw.reshape(-1).data, 2, method)
+    assert (filter_, codec) == (Filter.NONE, Codec.PLANES)
+    zeros = lz4.block.compress(bytes(300), store_size=False)
+    head = struct.pack("<BBIBI", 2, 0, 300, 2, len(zeros))
+    assert stored == head + bytes(raw[:, 0]) + zeros
+
+
+def test_zeros_among_noise_take_almost_nothing():
+    """A plane that is left alone where it is noise is not left alone where it is not."""
+    for packing in (Packing.ENTROPY, Packing.PACKED):
+        method = Method(Filter.NONE, (*3 * (Packing.RAW,), packing))
+        chunk = encode_chunk(bytes(1 << 20), 4, method)
+        assert len(chunk[2]) < 1 << 15
+        assert decoded(chunk, 1 << 20, 4) == bytes(1 << 20)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
@@ -84,7 +138,7 @@ def test_difference_to_any_base_gives_back_every_bit(item, raw, seed, near):
     base = np.random.default_rng(seed).integers(0, 256, len(raw), np.uint8)
     if near:
         base = np.frombuffer(raw, np.uint8) ^ (base & np.uint8(1))
-    chunk = encode_chunk(memoryview(raw), item, DELTA, base)
+    chunk = encode_chunk(memoryview(raw), item, delta(item), base)
     assert decoded(chunk, len(raw), item, base) == raw
 
 
@@ -92,7 +146,7 @@ def test_difference_to_any_base_gives_back_every_bit(item, raw, seed, near):
 def test_difference_wraps_for_all_integers_of_16_bits(subtrahend):
     raw = np.arange(1 << 16, dtype=np.uint16)
     base = np.full(1 << 16, subtrahend, np.uint16).view(np.uint8)
-    chunk = encode_chunk(raw.view(np.uint8).data, 2, DELTA, base)
+    chunk = encode_chunk(raw.view(np.uint8).data, 2, delta(2), base)
     assert chunk[0] == Filter.DELTA, "nothing was subtracted"
     assert decoded(chunk, raw.nbytes, 2, base) == raw.tobytes()
 
@@ -104,14 +158,15 @@ def test_difference_of_extremes_is_what_the_format_says(item):
     edges = [0, 1, 2, 3, 2 ** (bits - 1) - 1, 2 ** (bits - 1), 2 ** (bits - 1) + 1, 2**bits - 1]
     pairs = [(new, old) for new in edges for old in edges] * 40
     raw, base = (np.array(side, f"u{item}") for side in zip(*pairs, strict=True))
-    chunk = encode_chunk(raw.view(np.uint8).data, item, DELTA, base.view(np.uint8))
-    assert chunk[:2] == (Filter.DELTA, Codec.BLOSC2)
+    chunk = encode_chunk(raw.view(np.uint8).data, item, delta(item), base.view(np.uint8))
+    assert chunk[:2] == (Filter.DELTA, Codec.PLANES)
     expected = []
     for new, old in pairs:
         difference = (new - old) % 2**bits
         signed = difference - 2**bits if difference >= 2 ** (bits - 1) else difference
         expected.append(2 * signed if signed >= 0 else -2 * signed - 1)
-    assert np.frombuffer(blosc2.decompress2(chunk[2]), f"u{item}").tolist() == expected
+    found = decoded((Filter.NONE, Codec.PLANES, chunk[2]), raw.nbytes, item)
+    assert np.frombuffer(found, f"u{item}").tolist() == expected
     assert decoded(chunk, raw.nbytes, item, base.view(np.uint8)) == raw.tobytes()
 
 
@@ -121,7 +176,7 @@ def test_small_change_of_noise_takes_a_fraction_as_difference(dtype):
     item = np.dtype(dtype).itemsize
     base = rng.integers(0, 256, 8000 * item, np.uint8)
     raw = (base.view(f"u{item}") + rng.integers(0, 4, 8000).astype(f"u{item}")).view(np.uint8)
-    chunk = encode_chunk(raw.data, item, DELTA, base)
+    chunk = encode_chunk(raw.data, item, delta(item), base)
     assert len(chunk[2]) < 8000 / 2  # two bits of each element are new
     assert decoded(chunk, len(raw), item, base) == raw.tobytes()
 
@@ -209,12 +264,76 @@ def test_old_lz4_chunk_decodes_with_and_without_shuffle(item, raw, repeats):
     assert decoded((Filter.SHUFFLE, Codec.LZ4, shuffled), len(whole), item) == whole
 
 
+def of_blosc2(raw, item, *, shuffle, zstd):
+    """A chunk as earlier versions wrote it."""
+    codec = blosc2.Codec.ZSTD if zstd else blosc2.Codec.LZ4
+    split = blosc2.SplitMode.ALWAYS_SPLIT if zstd else blosc2.SplitMode.NEVER_SPLIT
+    return blosc2.compress2(
+        raw,
+        codec=codec,
+        clevel=1,
+        filters=[shuffle],
+        filters_meta=[0],
+        typesize=item,
+        nthreads=1,
+        splitmode=split,
+        blocksize=1 << 18,
+    )
+
+
+@pytest.mark.parametrize("zstd", [False, True], ids=["lz4", "zstd"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_old_blosc2_chunk_decodes_after_every_filter(dtype, zstd):
+    rng = np.random.default_rng(1)
+    old = rng.normal(0, 9, 3000).astype(dtype)
+    new = old.view(f"u{old.itemsize}") + rng.integers(0, 3, 3000).astype(f"u{old.itemsize}")
+    raw, base, item = new.view(np.uint8), old.view(np.uint8), old.itemsize
+    for filter_, shuffle in (
+        (Filter.NONE, blosc2.Filter.NOFILTER),
+        (Filter.SHUFFLE, blosc2.Filter.SHUFFLE),
+        (Filter.BITSHUFFLE, blosc2.Filter.BITSHUFFLE),
+    ):
+        stored = of_blosc2(raw, item, shuffle=shuffle, zstd=zstd)
+        assert decoded((filter_, Codec.BLOSC2, stored), raw.size, item) == raw.tobytes()
+    if item > 1:
+        difference = new - old.view(new.dtype)  # of 0, 1 and 2, which zigzag doubles
+        stored = of_blosc2(2 * difference, item, shuffle=blosc2.Filter.SHUFFLE, zstd=zstd)
+        assert decoded((Filter.DELTA, Codec.BLOSC2, stored), raw.size, item, base) == raw.tobytes()
+
+
+def test_old_rounded_chunk_decodes():
+    words = (np.arange(1000, dtype=np.uint32) + 0x3F80) << np.uint32(16)
+    halves = (words >> np.uint32(16)).astype(np.uint16)
+    stored = of_blosc2(halves, 2, shuffle=blosc2.Filter.SHUFFLE, zstd=True)
+    assert decoded((Filter.BF16, Codec.BLOSC2, stored), words.nbytes, 4) == words.tobytes()
+
+
+def test_old_chunk_without_blosc2_names_the_way_out(monkeypatch):
+    older._blosc2.cache_clear()
+    monkeypatch.setitem(sys.modules, "blosc2", None)
+    with pytest.raises(Unsupported, match="pip install blosc2"):
+        decoded((Filter.SHUFFLE, Codec.BLOSC2, b"x" * 40), 400, 4)
+
+
 KINDS = [
     (Filter.NONE, Codec.NONE),
     (Filter.NONE, Codec.LZ4),
     (Filter.SHUFFLE, Codec.LZ4),
-    *((filter_, Codec.BLOSC2) for filter_ in Filter),
+    (Filter.SHUFFLE, Codec.BLOSC2),
+    (Filter.BITSHUFFLE, Codec.BLOSC2),
+    *((filter_, Codec.PLANES) for filter_ in (Filter.NONE, Filter.DELTA, Filter.BF16)),
 ]
+
+
+def right_chunk(raw, filter_, codec, item, packing):
+    """The stored bytes of a chunk, as this version or an earlier one writes them."""
+    if codec == Codec.PLANES:
+        count = 2 if filter_ == Filter.BF16 else item
+        method = Method(filter_, count * (packing,))
+        return encode_chunk(raw.data, item, method, np.zeros(raw.size, np.uint8))[2]
+    if codec == Codec.BLOSC2:
+        return of_blosc2(raw, item, shuffle=blosc2.Filter.SHUFFLE, zstd=packing == Packing.ZSTD)
+    return lz4.block.compress(raw.tobytes(), store_size=False)
 
 
 @st.composite
@@ -227,12 +346,7 @@ def damaged_chunks(draw):
         stored = draw(st.binary(min_size=1, max_size=size))
     else:
         raw = np.resize(np.arange(64, dtype=np.uint8), size)
-        if codec == Codec.BLOSC2:
-            method = Method(filter_, codec, zstd=draw(st.booleans()))
-            right = encode_chunk(raw.data, item, method, np.zeros(size, np.uint8))[2]
-        else:
-            right = lz4.block.compress(raw.tobytes(), store_size=False)
-        changed = bytearray(right)
+        changed = bytearray(right_chunk(raw, filter_, codec, item, draw(st.sampled_from(PACKINGS))))
         for place, value in draw(
             st.lists(st.tuples(st.integers(0, len(changed) - 1), st.integers(0, 255)), max_size=4)
         ):
@@ -241,7 +355,7 @@ def damaged_chunks(draw):
     return filter_, codec, stored, size, item
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(damaged_chunks())
 def test_decoder_of_random_bytes_fills_or_refuses_and_stays_inside(chunk):
     filter_, codec, stored, size, item = chunk
@@ -256,15 +370,93 @@ def test_decoder_of_random_bytes_fills_or_refuses_and_stays_inside(chunk):
 @pytest.mark.parametrize(("filter_", "codec"), KINDS)
 def test_chunk_of_another_size_is_corrupt(filter_, codec):
     raw = np.resize(np.arange(64, dtype=np.uint8), 4096)
-    if codec == Codec.NONE:
-        chunk = (filter_, codec, raw.tobytes())
-    elif codec == Codec.LZ4:
-        chunk = (filter_, codec, lz4.block.compress(raw.tobytes(), store_size=False))
-    else:
-        chunk = encode_chunk(
-            raw.data, 4, Method(filter_, codec, zstd=True), np.zeros(4096, np.uint8)
-        )
-        assert chunk[:2] == (filter_, codec)
+    stored = right_chunk(raw, filter_, codec, 4, Packing.ENTROPY)
+    chunk = (filter_, codec, raw.tobytes() if codec == Codec.NONE else stored)
     for size in (4, 4092, 4100, 8192):
         with pytest.raises(Corrupt):
             decoded(chunk, size, 4, np.zeros(size, np.uint8))
+
+
+def planes_chunk(*planes, count=None):
+    """Stored bytes of planes, each given by its coder, its bytes and the size that it claims."""
+    head = bytes([len(planes) if count is None else count])
+    head += b"".join(struct.pack("<BI", coder, size) for coder, _, size in planes)
+    return head + b"".join(content for _, content, _ in planes)
+
+
+def zstd_claiming(size_bytes, window_log=None, blocks=b"\x03\x00\x00\x41"):
+    """A frame that claims to decode to ``size_bytes``, of one window if no other is given.
+
+    The block is the last one and repeats a byte; how often is in its upper 21 bits.
+    """
+    magic = b"\x28\xb5\x2f\xfd"
+    if window_log is None:
+        return magic + b"\xa0" + struct.pack("<I", size_bytes) + blocks
+    return (
+        magic + b"\x80" + bytes([(window_log - 10) << 3]) + struct.pack("<I", size_bytes) + blocks
+    )
+
+
+def repeated(count, *, last=True):
+    """A block of zstd that repeats a byte."""
+    return struct.pack("<I", count << 3 | 2 | last)[:3] + b"A"
+
+
+RAW, ZSTD, LZ4, BITS, PACKED = range(5)
+NOISE = bytes(np.random.default_rng(3).integers(0, 256, 500, np.uint8))
+FORGED_PLANES = {
+    "nothing": b"",
+    "no planes": planes_chunk(count=0),
+    "planes of another element size": planes_chunk(*2 * [(RAW, NOISE, 500)]),
+    "255 planes": bytes([255]) + NOISE,
+    "head cut off": planes_chunk(*4 * [(RAW, NOISE[:250], 250)])[:20],
+    "size beyond the chunk": planes_chunk((ZSTD, zstd_claiming(1000), 0xFFFFFFFF)),
+    "size of zero": planes_chunk((ZSTD, b"", 0)),
+    "planes that overlap": planes_chunk(*4 * [(RAW, NOISE[:249], 250)]),
+    "bytes behind the planes": planes_chunk((ZSTD, zstd_claiming(1000), 12)) + b"x",
+    "stored plane too short": planes_chunk((RAW, NOISE, 500)),
+    "unknown coder": planes_chunk((5, NOISE, 500)),
+    "coder 255": planes_chunk((255, NOISE, 500)),
+    "larger than raw": planes_chunk((LZ4, NOISE * 3, 1500)),
+    "zstd of gigabytes": planes_chunk((ZSTD, zstd_claiming(0x7FFFFFFF), 13)),
+    "zstd of the right claim and more": planes_chunk(
+        (ZSTD, zstd_claiming(1000, 20, repeated(1000, last=False) + repeated(99)), 18)
+    ),
+    "zstd of the right claim and less": planes_chunk((ZSTD, zstd_claiming(1000, 20), 14)),
+    "zstd of a huge window": planes_chunk(
+        (ZSTD, zstd_claiming(1000, 31, repeated(900, last=False)), 14)
+    ),
+    "zstd with another frame behind": planes_chunk(
+        (ZSTD, 2 * zstd_claiming(1000, None, repeated(1000)), 26)
+    ),
+    "zstd that ends early": planes_chunk((ZSTD, zstd_claiming(1000, None, b""), 9)),
+    "skippable frame": planes_chunk((ZSTD, b"\x50\x2a\x4d\x18" + bytes(20), 24)),
+    "bits of noise": planes_chunk((BITS, NOISE, 500)),
+    "packed too short": planes_chunk((PACKED, bytes(20), 20)),
+    "packed with planes missing": planes_chunk((PACKED, b"\xff" * 500, 500)),
+    "packed with bytes behind": planes_chunk((PACKED, bytes(2 * 15 + 40 + 1), 71)),
+}
+
+
+@pytest.mark.parametrize("stored", FORGED_PLANES.values(), ids=FORGED_PLANES.keys())
+def test_forged_planes_are_corrupt_without_a_large_allocation(stored):
+    """They claim to be 1000 bytes of elements of 4."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(Corrupt):
+            decoded((Filter.NONE, Codec.PLANES, stored), 1000, 4)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 200_000
+
+
+def test_what_the_forged_ones_are_made_of_decodes():
+    frame = zstd_claiming(1000, None, repeated(1000))
+    for coder, content in (
+        (ZSTD, frame),
+        (ZSTD, zstd_claiming(1000, 20, repeated(400, last=False) + repeated(600))),
+        (PACKED, bytes([0x82] * 15 + [0] * 15) + b"A" * 40),
+    ):
+        stored = planes_chunk((coder, content, len(content)))
+        assert decoded((Filter.NONE, Codec.PLANES, stored), 1000, 4) == b"A" * 1000

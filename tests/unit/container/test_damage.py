@@ -185,7 +185,16 @@ def test_deep_tree_is_refused():
 
 @pytest.mark.parametrize(
     ("codec", "stored"),
-    [(1, b"\xff" * 90), (1, b"\x00"), (2, b"\xff" * 90), (2, b"\x05\x01" * 40), (2, b"x")],
+    [
+        (1, b"\xff" * 90),
+        (1, b"\x00"),
+        (2, b"\xff" * 90),
+        (2, b"\x05\x01" * 40),
+        (2, b"x"),
+        (4, b"\xff" * 90),
+        (4, b"\x04" + bytes(20)),
+        (4, b"x"),
+    ],
 )
 def test_chunk_that_does_not_decode_is_refused(codec, stored):
     raw = b"\0" * 100

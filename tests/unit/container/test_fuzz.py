@@ -234,7 +234,7 @@ def with_forged_chunk(data, chooser, storages):
         return data
     offset, chunk = chooser.choice(places)
     changed = bytearray(data)
-    # The head of a Blosc2 chunk says sizes and codecs: most faults of a decoder lie there.
+    # The head of a chunk says sizes and coders: most faults of a decoder lie there.
     reach = min(chunk.stored_bytes, chooser.choice([32, 64, chunk.stored_bytes]))
     for _ in range(chooser.randint(1, 4)):
         changed[offset + chooser.randrange(reach)] = chooser.randrange(256)

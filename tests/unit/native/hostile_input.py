@@ -21,7 +21,7 @@ from penstock import bitplanes
 from penstock.codecs import IMAGE_CODECS, encode_images
 from penstock.frame_file import FrameFile, FrameFileWriter, FrameHeader, FrameSource
 from penstock.frame_file.header import record_hash
-from penstock.native import LEVELS, Kernels, xxh3_address
+from penstock.native import LEVELS, Kernels, packed_room, xxh3_address
 from penstock.resize import column_taps, row_taps
 
 SHAPES = [(1, 1), (1, 3), (2, 63), (3, 64), (2, 65), (5, 100), (40, 3), (9, 192), (4, 672)]
@@ -55,11 +55,37 @@ def exercise(kernels: Kernels, rng: np.random.Generator) -> int:
                 )
                 kernels.lzf_decompress(data, out.reshape(-1))
                 calls += 2
+    calls += exercise_planes(kernels, rng)
     for height, width, out_height, out_width in SIDES:
         image = rng.integers(0, 256, (2, height, width, 3), np.uint8)
         out = np.empty((2, out_height, out_width, 3), np.uint8)
         kernels.resize(image, out, row_taps(height, out_height), column_taps(width, out_width))
         calls += 1
+    return calls
+
+
+def exercise_planes(kernels: Kernels, rng: np.random.Generator) -> int:
+    """Planes of checkpoints, of all sizes, and what is no packed plane."""
+    calls = 0
+    for count in (0, 1, 7, 8, 63, 64, 65, 200, 1000):
+        for item in (2, 4, 8, 16):
+            raw = rng.integers(0, 2 ** int(rng.integers(0, 9)), item * count, np.uint8)
+            planes, out = np.empty_like(raw), np.empty_like(raw)
+            kernels.split_planes(raw, item, planes)
+            kernels.join_planes([plane.copy() for plane in planes.reshape(item, count)], out)
+            assert out.tobytes() == raw.tobytes()
+            kernels.split_bits(raw, planes)
+            kernels.join_bits(planes, out)
+            assert out.tobytes() == raw.tobytes()
+            room = np.empty(packed_room(raw.size), np.uint8)
+            for data in damaged(room[: kernels.pack(raw, room)].tobytes(), rng):
+                kernels.unpack(data, out)
+            if item <= 8:
+                kernels.subtract(raw, planes, item, out)
+                kernels.add_difference(planes, item, out)
+                assert out.tobytes() == raw.tobytes()
+            kernels.round_bfloat16(raw[: raw.size // 4 * 4], out[: raw.size // 4 * 2].copy())
+            calls += 20
     return calls
 
 

@@ -197,7 +197,7 @@ def test_show_list_and_diff_know_the_base(on_a_base):
     assert [row[5] for row in rows(typed("list", target, "arm"))] == ["", "1"]
     said = typed("show", target, "arm", "--step", "2")
     assert "base: 1" in said
-    assert "difference to base, zstd" in said
+    assert "difference to base, byte planes, zstd" in said
     said = typed("diff", target, "arm", "1", "2", code=1)
     assert "state['w']" in said
     assert "state['n']" in said

@@ -11,13 +11,17 @@ from penstock.client.checkpoint_diff.leaves import LongBytes, Tensor, leaves_of
 from penstock.container import Reader
 from penstock.container.codecs import Codec, Filter
 from penstock.container.index import Chunk, StoredStorage
+from penstock.container.planes import HEAD_BYTES, Coder, coders_of
 from penstock.container.tensors import section_of
 
 __all__ = ["Section", "sections_of"]
 
-_BLOSC2_CODECS = {0: "BloscLZ", 1: "LZ4", 3: "zlib", 4: "zstd"}
-"""By the upper three bits of the third byte of a Blosc2 chunk."""
-_BLOSC2_FLAGS_OFFSET = 2
+_CODERS = {
+    Coder.ZSTD: "zstd",
+    Coder.LZ4: "LZ4",
+    Coder.BITS_ZSTD: "bit planes, zstd",
+    Coder.PACKED: "packed",
+}
 
 
 @dataclass(slots=True)
@@ -27,7 +31,7 @@ class Section:
     Attributes:
         raw_bytes: Of its tensors and long byte strings, once decoded.
         stored_bytes: Of them in the file.
-        encodings: Raw bytes by how they are stored, such as ``byte shuffle, zstd``.
+        encodings: Raw bytes by how they are stored, such as ``byte planes, zstd``.
     """
 
     raw_bytes: int = 0
@@ -43,7 +47,7 @@ def sections_of(reader: Reader, file: BinaryIO) -> dict[str, Section]:
 
     Args:
         reader: Of the file; its base is not needed.
-        file: The same file: a byte per section tells the codec of Blosc2.
+        file: The same file: the head of a chunk tells how its planes are coded.
 
     Raises:
         Corrupt: The tree is malformed.
@@ -62,13 +66,13 @@ def sections_of(reader: Reader, file: BinaryIO) -> dict[str, Section]:
         section.stored_bytes += sum(chunk.stored_bytes for chunk in storage.chunks)
         if storage.same_as is not None:
             section.encodings["stored once for several"] += storage.raw_size_bytes
-        codec = _blosc2_codec(storage, file)
+        planes = _planes(storage, file)
         for chunk in storage.chunks:
-            section.encodings[_encoding(chunk, codec)] += chunk.raw_bytes
+            section.encodings[_encoding(chunk, planes)] += chunk.raw_bytes
     return sections
 
 
-def _encoding(chunk: Chunk, blosc2_codec: str) -> str:
+def _encoding(chunk: Chunk, planes: str) -> str:
     if chunk.codec == Codec.BASE:
         return "equal to base"
     if chunk.codec == Codec.NONE:
@@ -80,16 +84,18 @@ def _encoding(chunk: Chunk, blosc2_codec: str) -> str:
         Filter.DELTA: "difference to base, ",
         Filter.BF16: "rounded to bfloat16, ",
     }
-    codec = "LZ4" if chunk.codec == Codec.LZ4 else blosc2_codec
-    return names[Filter(chunk.filter)] + codec
+    codecs = {Codec.LZ4: "LZ4", Codec.BLOSC2: "Blosc2"}
+    return names[Filter(chunk.filter)] + codecs.get(Codec(chunk.codec), planes)
 
 
-def _blosc2_codec(storage: StoredStorage, file: BinaryIO) -> str:
+def _planes(storage: StoredStorage, file: BinaryIO) -> str:
+    """How the planes of the first chunk that has some are coded."""
     offset = storage.offset_bytes
     for chunk in storage.chunks:
-        if chunk.codec == Codec.BLOSC2:
-            file.seek(offset + _BLOSC2_FLAGS_OFFSET, os.SEEK_SET)
-            flags = file.read(1)
-            return _BLOSC2_CODECS.get(flags[0] >> 5, "Blosc2") if flags else "Blosc2"
+        if chunk.codec == Codec.PLANES:
+            file.seek(offset, os.SEEK_SET)
+            coders = coders_of(file.read(min(HEAD_BYTES, chunk.stored_bytes)))
+            used = [name for coder, name in _CODERS.items() if coder in coders]
+            return ", ".join(["byte planes"] * (len(coders) > 1) + (used or ["as they are"]))
         offset += chunk.stored_bytes
-    return "Blosc2"
+    return ""

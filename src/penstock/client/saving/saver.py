@@ -81,7 +81,6 @@ class AsyncCheckpointSaver:
 
     Raises:
         InvalidInput: An argument is not valid.
-        Unsupported: ``compress`` needs a package that is not installed.
     """
 
     def __init__(
