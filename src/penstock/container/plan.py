@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.container.device import DeviceCopies
+from penstock.container.forms import addresses_of, form_of, other_form
 from penstock.container.index import named_entries
 from penstock.container.layout import PlannedStorage, is_urgent, lay_out
 from penstock.container.limits import Limits
@@ -94,7 +95,7 @@ class Plan:
         if not self._same_objects(leaves):
             return None
         for position, form in self._other_forms:
-            if _other_form(leaves[position]) != form:
+            if other_form(leaves[position]) != form:
                 return None
         return leaves if self._match_tensors(leaves) else None
 
@@ -135,18 +136,29 @@ class Plan:
         Raises:
             Conflict: A tensor has changed its form in a way that ``match`` did not see.
         """
-        for position, form in zip(self._tensors, self._forms, strict=True):
-            found = _form_of(leaves[position])
-            if found != form:
-                raise Conflict(
-                    f"a tensor of the state became {found}, it was {form} when it was saved "
-                    "before: save again, which notices",
-                    reason="STATE_CHANGED",
-                )
+        self.settle(leaves)
         self._retired = ()
         done = [copies.stage(out) for copies in self._devices]
         self._windows.copy_rest(out)
         return done
+
+    def settle(self, leaves: Sequence[Any]) -> None:
+        """Look at what ``match`` left out to be quick: forms, and where the rest lies.
+
+        Raises:
+            Conflict: As ``stage``.
+        """
+        tensors = self._pick_tensors(leaves)
+        try:
+            found = list(map(form_of, tensors))
+            addresses = addresses_of(loaded_torch(), tensors)
+        except RuntimeError as error:
+            raise _changed(f"has no plain memory any more ({error})") from error
+        for form, before in zip(found, self._forms, strict=True):
+            if form != before:
+                raise _changed(f"became {form}, it was {before} when it was saved before")
+        if addresses != self._addresses and not self._follow(tensors, addresses):
+            raise _changed("shares its memory with other tensors than before")
 
     def tree_of(self, leaves: Sequence[Any]) -> str:
         """JSON of the tree of a state that this plan matched."""
@@ -209,7 +221,7 @@ class Plan:
             elif isinstance(node, dict) and "B" in node:
                 bytes_leaf[node["B"]] = position
         self._other_forms = [
-            (position, _other_form(leaf))
+            (position, other_form(leaf))
             for position, leaf in enumerate(leaves)
             if isinstance(leaf, (np.ndarray, bytes))
         ]
@@ -217,8 +229,8 @@ class Plan:
         tensors = [leaves[position] for position in self._tensors]
         self._last: Sequence[Any] = tensors
         self._retired: Sequence[Any] = ()
-        self._addresses = _addresses(loaded_torch(), tensors)
-        self._forms = [_form_of(tensor) for tensor in tensors]
+        self._addresses = addresses_of(loaded_torch(), tensors)
+        self._forms = [form_of(tensor) for tensor in tensors]
         self._counts = [tensor.numel() for tensor in tensors]
         self._parameters = [
             (index, tensor.requires_grad)
@@ -236,6 +248,9 @@ class Plan:
                 windows.append(number)
         self._windows = self._open_windows(flat, windows)
         self._devices = self._open_devices(leaves)
+        self._now = [index for index in range(len(tensors)) if index not in self._windows.later]
+        self._pick_now = _picker(self._now)
+        self._addresses_now = list(self._pick_now(self._addresses))
         self._pick_objects = _picker(self._ambiguous())
         ids = list(map(id, self._pick_objects(leaves)))
         self._distinct, self._object_pattern = len(set(ids)), _pattern(ids)
@@ -264,10 +279,10 @@ class Plan:
     def _ambiguous(self) -> list[int]:
         """Leaves that need not be objects of their own, even where their memory is as it was.
 
-        All others have an address that no other has, which is looked at anyhow.
+        All others have an address that no other has, which ``match`` or ``settle`` looks at.
         """
         # What is not on the CPU must stay where it is.
-        followed = {index for index, _ in self._windows.members} | dict(self._spans()).keys()
+        followed = self._windows.followed | dict(self._spans()).keys()
         counts = Counter(self._addresses)
         alone = {
             self._tensors[index]
@@ -321,19 +336,24 @@ class Plan:
             return True
         tensors = self._pick_tensors(leaves)
         try:
-            addresses = _addresses(torch, tensors)
+            addresses = addresses_of(torch, self._pick_now(tensors))
         except RuntimeError:
             return False  # one without storage, e.g. sparse: a new plan refuses it by its path
-        # Loops over all tensors are left to map, which costs half. What is not looked at here, for
-        # tensors that lie where the last ones (which are kept alive) did, shows in ``stage``.
+        # Loops over all tensors are left to map, which costs half. What is not looked at here
+        # shows in ``settle``: where tensors lie that are copied later, and other forms of those
+        # that lie where the last ones (which are kept alive) did.
         fresh = list(compress(count(), map(operator.is_not, tensors, self._last)))
         pick = _picker(fresh)
         if list(map(torch.Tensor.numel, pick(tensors))) != list(pick(self._counts)):
             return False
         if any(tensors[index].requires_grad != grad for index, grad in self._parameters):
             return False  # frozen, or set free
-        if addresses != self._addresses and not self._follow(tensors, addresses):
-            return False
+        if addresses != self._addresses_now:
+            everywhere = list(self._addresses)
+            for index, address in zip(self._now, addresses, strict=True):
+                everywhere[index] = address
+            if not self._follow(tensors, everywhere):
+                return False
         # Those of before are let go in ``stage``: it takes a while, and nobody waits there.
         self._retired, self._last = self._last, tensors
         return True
@@ -343,11 +363,12 @@ class Plan:
         for index in compress(count(), map(operator.ne, addresses, self._addresses)):
             # What lies elsewhere than on the CPU is not followed: a new plan is made.
             on_cpu = tensors[index].device.type == "cpu"
-            if not on_cpu or _form_of(tensors[index]) != self._forms[index]:
+            if not on_cpu or form_of(tensors[index]) != self._forms[index]:
                 return False
         if not self._windows.move(np.array(addresses, np.uint64)):
             return False
         self._addresses = addresses
+        self._addresses_now = list(self._pick_now(addresses))
         return True
 
 
@@ -368,24 +389,6 @@ def _pattern(ids: Sequence[int]) -> list[int]:
     return [first.setdefault(value, index) for index, value in enumerate(ids)]
 
 
-def _addresses(torch: Any | None, tensors: Sequence[Any]) -> list[int]:
-    return [] if torch is None else list(map(torch.Tensor.data_ptr, tensors))
-
-
-def _form_of(tensor: Any) -> tuple[Any, ...]:
-    """What the entry of a tensor follows from, besides the memory it shares."""
-    return (
-        tuple(tensor.shape),
-        tensor.stride(),
-        tensor.dtype,
-        str(tensor.device),
-        tensor.requires_grad and tensor.is_leaf,
-        tensor.is_conj(),
-        tensor.is_neg(),
-    )
-
-
-def _other_form(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return len(value)
-    return value.dtype, value.shape
+def _changed(how: str) -> Conflict:
+    message = f"a tensor of the state {how}: save again, which notices"
+    return Conflict(message, reason="STATE_CHANGED")

@@ -20,7 +20,8 @@ class Windows:
     """Memory of CPU tensors that storages are copied from.
 
     Attributes:
-        members: As given.
+        followed: Indices of the tensors that lie in one.
+        later: Those of them that are not copied at once.
 
     Args:
         numbers: Of the storages, ``n`` of them.
@@ -45,7 +46,9 @@ class Windows:
         pointers: npt.NDArray[np.uint64],
         spans: npt.NDArray[np.int64],
     ) -> None:
-        self._spans, self.members = spans, members.tolist()
+        self._spans = spans
+        self.followed = frozenset(members[:, 0].tolist())
+        self.later = frozenset(members[members[:, 1] >= urgent_count, 0].tolist())
         self._numbers, self._urgent_count = numbers, urgent_count
         self._addresses, self._sizes, self._offsets = addresses, sizes, offsets
         self._tensor, self._window = members[:, 0], members[:, 1]

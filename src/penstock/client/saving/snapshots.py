@@ -94,7 +94,10 @@ class Snapshots:
         plan, leaves = self._planned(state)
         buffer = self._acquire(plan.size_bytes)
         try:
-            witness = Witness(plan, leaves, str(where)) if self._debug else None
+            witness = None
+            if self._debug:
+                plan.settle(leaves)
+                witness = Witness(plan, leaves, str(where))
             plan.take(leaves, buffer.array)
         except BaseException:
             self.give_back(buffer)
