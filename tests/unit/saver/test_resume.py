@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 from service_process import ServiceProcess
@@ -116,7 +117,10 @@ def run_and_kill(target, until, compress):
     with start(target, until, "", compress) as process:
         assert process.stdout.readline().startswith("from")
         assert process.stdout.readline().strip() == "kill me"
+        others = psutil.Process(process.pid).children(recursive=True)
         process.kill()
+    # The process that uploads finishes what it was given, and ends then.
+    assert psutil.wait_procs(others, timeout=60)[1] == []
 
 
 def assert_same(found, wanted, path="state"):
