@@ -137,7 +137,6 @@ class Plan:
             Conflict: A tensor has changed its form in a way that ``match`` did not see.
         """
         self.settle(leaves)
-        self._retired = ()
         done = [copies.stage(out) for copies in self._devices]
         self._windows.copy_rest(out)
         return done
@@ -227,8 +226,6 @@ class Plan:
         ]
         self._pick_tensors = _picker(self._tensors)
         tensors = [leaves[position] for position in self._tensors]
-        self._last: Sequence[Any] = tensors
-        self._retired: Sequence[Any] = ()
         self._addresses = addresses_of(loaded_torch(), tensors)
         self._forms = [form_of(tensor) for tensor in tensors]
         self._counts = [tensor.numel() for tensor in tensors]
@@ -251,6 +248,16 @@ class Plan:
         self._now = [index for index in range(len(tensors)) if index not in self._windows.later]
         self._pick_now = _picker(self._now)
         self._addresses_now = list(self._pick_now(self._addresses))
+        # Another size at the same address is looked for where memory could be read that is not
+        # there, and where a view grows or shrinks in the memory of a larger tensor.
+        sized = [
+            index
+            for index, tensor in enumerate(tensors)
+            if index not in self._windows.later
+            or tensor.nbytes != tensor.untyped_storage().nbytes()
+        ]
+        self._pick_sized = _picker(sized)
+        self._sizes = list(self._pick_sized(self._counts))
         self._pick_objects = _picker(self._ambiguous())
         ids = list(map(id, self._pick_objects(leaves)))
         self._distinct, self._object_pattern = len(set(ids)), _pattern(ids)
@@ -341,10 +348,8 @@ class Plan:
             return False  # one without storage, e.g. sparse: a new plan refuses it by its path
         # Loops over all tensors are left to map, which costs half. What is not looked at here
         # shows in ``settle``: where tensors lie that are copied later, and other forms of those
-        # that lie where the last ones (which are kept alive) did.
-        fresh = list(compress(count(), map(operator.is_not, tensors, self._last)))
-        pick = _picker(fresh)
-        if list(map(torch.Tensor.numel, pick(tensors))) != list(pick(self._counts)):
+        # that lie where the last ones did.
+        if list(map(torch.Tensor.numel, self._pick_sized(tensors))) != self._sizes:
             return False
         if any(tensors[index].requires_grad != grad for index, grad in self._parameters):
             return False  # frozen, or set free
@@ -352,10 +357,7 @@ class Plan:
             everywhere = list(self._addresses)
             for index, address in zip(self._now, addresses, strict=True):
                 everywhere[index] = address
-            if not self._follow(tensors, everywhere):
-                return False
-        # Those of before are let go in ``stage``: it takes a while, and nobody waits there.
-        self._retired, self._last = self._last, tensors
+            return self._follow(tensors, everywhere)
         return True
 
     def _follow(self, tensors: Sequence[Any], addresses: list[int]) -> bool:

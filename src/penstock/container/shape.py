@@ -19,6 +19,7 @@ class _Node:
 
     __slots__ = (
         "children",
+        "has_numbers",
         "is_flat",
         "key_texts",
         "keys",
@@ -33,11 +34,13 @@ class _Node:
         self.length = len(value)
         self.keys: list[Any] | None = None
         self.key_texts: list[str] | None = None
+        self.has_numbers = False
         self.metadata: Any = None
         if isinstance(value, dict):
             self.keys = list(value)
-            if not all(type(key) is str for key in self.keys):
-                # 1, 1.0 and True are equal, but not the same key of a checkpoint.
+            # 1, 1.0 and True are equal, but not the same key of a checkpoint.
+            self.has_numbers = bool(self.keys) and _all_of(int, self.keys)
+            if not self.has_numbers and not _all_of(str, self.keys):
                 self.key_texts = list(map(repr, self.keys))
             self.metadata = copy.deepcopy(getattr(value, "_metadata", None))
         values = value.values() if isinstance(value, dict) else value
@@ -72,6 +75,8 @@ class _Node:
         # A plain dict has no attributes.
         if self.kind is not dict and getattr(value, "_metadata", None) != self.metadata:
             return False
+        if self.has_numbers:
+            return _all_of(int, value)
         return self.key_texts is None or list(map(repr, value)) == self.key_texts
 
 
@@ -110,6 +115,7 @@ def _row_keys(nodes: list[_Node | None]) -> list[Any] | None:
         and node.kind is dict
         and node.is_flat
         and node.key_texts is None
+        and not node.has_numbers
         and node.keys == first.keys
         for node in nodes
     ):
@@ -117,12 +123,17 @@ def _row_keys(nodes: list[_Node | None]) -> list[Any] | None:
     return first.keys
 
 
+def _all_of(kind: type, values: Iterable[Any]) -> bool:
+    """Whether all are of just this type."""
+    return all(map(operator.is_, map(type, values), repeat(kind)))
+
+
 def _collect_rows(values: Iterable[Any], keys: list[Any], leaves: list[Any]) -> bool:
     # Loops are left to map, which costs a third; there is a row for each parameter.
     rows = list(values)
-    if not all(map(operator.is_, map(type, rows), repeat(dict))):
+    if not _all_of(dict, rows) or set(map(len, rows)) != {len(keys)}:
         return False
-    if not all(map(operator.eq, map(list, rows), repeat(keys))):
+    if list(chain.from_iterable(rows)) != keys * len(rows):
         return False
     leaves.extend(chain.from_iterable(map(dict[Any, Any].values, rows)))
     return True

@@ -51,7 +51,7 @@ class AsyncCheckpointSaver:
     nothing tore, and takes its time.
 
     Memory: one copy of the state for each that waits or is being saved, at most
-    ``max_queue_size + 1``, kept for the next ones; besides, the tensors saved last are kept alive.
+    ``max_queue_size + 1``, kept for the next ones.
 
     An error of a background save is raised by the next ``save_async``, ``wait`` or ``shutdown``.
     When the program ends, also by SIGINT or SIGTERM (unless it handles these itself), what is
