@@ -27,7 +27,6 @@ class Barrier:
 
     Attributes:
         steps: Of optimizers so far; 0 says that nobody here waits at a barrier.
-        optimizers: That have stepped.
     """
 
     def __init__(self, on_wait: Callable[[float], None], on_pass: Callable[[], None]) -> None:
@@ -37,7 +36,13 @@ class Barrier:
         self._hook: Any = None
         self._events: Sequence[Any] = ()
         self.steps = 0
-        self.optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Threads append while another one reads: a set would not stand that.
+        self._optimizers: list[weakref.ref[Any]] = []
+
+    def note(self, optimizer: Any) -> None:
+        """An optimizer steps."""
+        if all(known() is not optimizer for known in self._optimizers):
+            self._optimizers.append(weakref.ref(optimizer))
 
     def stepped(self) -> dict[int, int]:
         """Address and bytes of the CPU tensors that the steps of these optimizers write."""
@@ -45,11 +50,15 @@ class Barrier:
         if torch is None:
             return {}
         tensors: list[Any] = []
-        for optimizer in self.optimizers:
+        for known in list(self._optimizers):
+            optimizer = known()
+            if optimizer is None:
+                continue
             for group in optimizer.param_groups:
                 tensors += group["params"]
-            for state in optimizer.state.values():
-                tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+            for state in list(optimizer.state.values()):
+                values = list(state.values()) if isinstance(state, dict) else []
+                tensors += [value for value in values if isinstance(value, torch.Tensor)]
         return {
             tensor.data_ptr(): tensor.nbytes
             for tensor in tensors
@@ -64,11 +73,11 @@ class Barrier:
         optimizer = importlib.import_module("torch.optim.optimizer")
         this = weakref.ref(self)
 
-        def before_step(optimizer: Any, *_: object) -> None:
+        def before_step(stepping: Any, *_: object) -> None:
             barrier = this()
             if barrier is not None:
                 barrier.steps += 1
-                barrier.optimizers.add(optimizer)
+                barrier.note(stepping)
                 barrier.wait()
 
         self._hook = optimizer.register_optimizer_step_pre_hook(before_step)
