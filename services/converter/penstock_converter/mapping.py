@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from penstock.errors import InvalidInput
 from penstock_converter.fieldpath import FieldPath
@@ -32,6 +39,15 @@ _RESERVED = frozenset({"timestamp", "frame_index", "episode_index", "index", "ta
 Clock = Literal["receive", "header"]
 
 
+def _check_chunk_size(value: Any) -> int | Literal["auto"] | None:
+    if value is None or value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("expected a whole number of frames, from 1, or auto, or null for all of them")
+
+
+ChunkSize = Annotated[int | Literal["auto"] | None, PlainValidator(_check_chunk_size)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,10 +55,10 @@ class _Model(BaseModel):
 class Rosbag(_Model):
     """How bags are read and frames are chosen."""
 
-    chunk_size: int = Field(
-        default=1000,
-        ge=1,
-        description="Frames in flight at most; the output is the same for any value.",
+    chunk_size: ChunkSize = Field(
+        default="auto",
+        description="Frames in flight at most; auto: as many as memory allows, null: all of an "
+        "episode. The output is the same for any value.",
     )
     time: Clock = Field(
         default="receive", description="Clock of the messages: bag stamps or headers."

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.errors import DataFault
+from penstock.memory import memory_limit_bytes
 from penstock_converter.bag import Bag
 from penstock_converter.frames import Frames
 from penstock_converter.mapping import Mapping
 from penstock_converter.timeline import Timeline
 
-__all__ = ["FrameMessages", "stream_frames"]
+__all__ = ["FrameMessages", "frames_in_flight", "stream_frames"]
+
+_MEMORY_SHARE = 1 / 16
+"""Of the memory, what undecoded messages may take."""
+
+_MANY_FRAMES = 4096
+"""Each window begins to read anew; beyond so many frames that costs nothing that one could see."""
 
 _Key = tuple[str, int]
 
@@ -46,7 +53,7 @@ def stream_frames(
     Raises:
         DataFault: The recording is damaged, or changed since the first pass.
     """
-    size = mapping.rosbag.chunk_size
+    size = frames_in_flight(timeline, frames, mapping, memory_limit_bytes())
     needs = _Needs(frames, mapping)
     held: dict[_Key, bytes] = {}
     for start in range(0, frames.observations, size):
@@ -77,6 +84,31 @@ def stream_frames(
                 if not uses[key] and key not in following:
                     del held[key]
         arriving.close()
+
+
+def frames_in_flight(
+    timeline: Timeline, frames: Frames, mapping: Mapping, memory_bytes: int
+) -> int:
+    """How many frames a window has.
+
+    Args:
+        timeline: Says how large messages are.
+        frames: All of the episode.
+        mapping: Asks for a number, for all of them (``null``) or for what fits (``auto``).
+        memory_bytes: That this process may use; a small part of it is taken.
+    """
+    asked = mapping.rosbag.chunk_size
+    if asked is None:
+        return max(frames.observations, 1)
+    if asked != "auto":
+        return asked
+    topics = {feature.topic for feature in mapping.features.values()}
+    frame_bytes = sum(
+        timeline.topics[topic].size_bytes / len(timeline.topics[topic].receive_ns)
+        for topic in topics
+    )
+    fitting = int(memory_bytes * _MEMORY_SHARE / max(frame_bytes, 1.0))
+    return min(max(fitting, 1), _MANY_FRAMES)
 
 
 class _Needs:

@@ -23,10 +23,12 @@ class TopicTimes:
     Attributes:
         receive_ns: (M,) int64, when the recorder got each message.
         header_ns: (M,) int64, capture times; empty unless a feature asks for them.
+        size_bytes: Of all messages together.
     """
 
     receive_ns: NDArray[np.int64]
     header_ns: NDArray[np.int64]
+    size_bytes: int
 
     def by(self, clock: Clock) -> NDArray[np.int64]:
         """Times by one of the clocks, (M,) int64."""
@@ -72,15 +74,19 @@ def read_timeline(bag: Bag, mapping: Mapping) -> Timeline:
             stamped.add(feature.topic)
     receive = {topic: array("q") for topic in kinds}
     header = {topic: array("q") for topic in kinds}
+    sizes = dict.fromkeys(kinds, 0)
     for topic, receive_ns, data in bag.messages(kinds):
         receive[topic].append(receive_ns)
+        sizes[topic] += len(data)
         if topic in stamped:
             header[topic].append(bag.header_ns(topic, data))
     for topic, times in receive.items():
         if not times:
             raise DataFault(f"{bag.path}: topic {topic} holds no messages", reason="EMPTY_TOPIC")
     topics = {
-        topic: TopicTimes(np.array(receive[topic], np.int64), np.array(header[topic], np.int64))
+        topic: TopicTimes(
+            np.array(receive[topic], np.int64), np.array(header[topic], np.int64), sizes[topic]
+        )
         for topic in kinds
     }
     ordered = all(bool((np.diff(times.receive_ns) >= 0).all()) for times in topics.values())

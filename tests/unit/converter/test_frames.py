@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from penstock_converter.frames import choose_frames
 from penstock_converter.mapping import parse_mapping
+from penstock_converter.stream import frames_in_flight
 from penstock_converter.timeline import Timeline, TopicTimes
 
 from penstock.errors import DataFault
@@ -29,7 +30,9 @@ KINDS = {
 
 def timeline(**seconds):
     topics = {
-        f"/{name}": TopicTimes(np.round(np.array(times) * S).astype(np.int64), np.empty(0, "q"))
+        f"/{name}": TopicTimes(
+            np.round(np.array(times) * S).astype(np.int64), np.empty(0, "q"), 1000 * len(times)
+        )
         for name, times in seconds.items()
     }
     return Timeline(topics, KINDS, sorted_by_receipt=True)
@@ -110,3 +113,21 @@ def test_a_rate_that_is_not_the_datasets_is_pointed_out():
     (warning,) = choose(times, "fps=30").warnings
     assert "10.00 Hz" in warning
     assert "30 fps" in warning
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "memory_bytes", "wanted"),
+    [
+        ("7", 1 << 40, 7),
+        ("null", 1 << 20, 100),
+        # Three topics of messages of 1000 bytes; a sixteenth of the memory.
+        ("auto", 16 * 3000 * 50, 50),
+        ("auto", 1, 1),
+        ("auto", 1 << 40, 4096),
+    ],
+)
+def test_frames_in_flight_are_those_asked_for_or_those_that_fit(chunk_size, memory_bytes, wanted):
+    times = timeline(camera=ticks(0, 100), state=ticks(0, 100), action=ticks(0, 100))
+    mapping = parse_mapping(TEXT, [f"rosbag.chunk_size={chunk_size}"])
+    frames = choose_frames(times, mapping, "bag")
+    assert frames_in_flight(times, frames, mapping, memory_bytes) == wanted

@@ -15,7 +15,7 @@ def refusal(text, *overrides):
 def test_defaults_are_those_of_the_documentation(make_mapping):
     mapping = make_mapping()
     assert (mapping.rosbag.chunk_size, mapping.rosbag.stride, mapping.rosbag.gap) == (
-        1000,
+        "auto",
         1,
         "fail",
     )
@@ -54,7 +54,10 @@ def test_an_override_that_is_none_is_refused(mapping_text, text):
 @pytest.mark.parametrize(
     ("override", "field", "word"),
     [
-        ("rosbag.chunk_size=0", "rosbag.chunk_size", "greater than or equal to 1"),
+        ("rosbag.chunk_size=0", "rosbag.chunk_size", "a whole number of frames"),
+        ("rosbag.chunk_size=1.5", "rosbag.chunk_size", "a whole number of frames"),
+        ("rosbag.chunk_size=true", "rosbag.chunk_size", "a whole number of frames"),
+        ("rosbag.chunk_size=many", "rosbag.chunk_size", "'many'"),
         ("features.action.align=closest", "features.action.align", "'closest'"),
         ("features.action.field=a..b", "features.action", "a..b"),
         ("rosbag.main=camera", "", "observation.state"),

@@ -158,12 +158,12 @@ def test_output_is_the_same_to_the_byte_for_every_chunk_size(
     bag, make_mapping, tmp_path, overrides
 ):
     found = {}
-    for size in (1, 7, 1000):
+    for size in (1, 7, 1000, "auto", "null"):
         mapping = make_mapping(f"rosbag.chunk_size={size}", *overrides)
         convert([bag], mapping, tmp_path / str(size))
         found[size] = files_of(tmp_path / str(size))
     assert len(found[1]) >= 6
-    assert found[1] == found[7] == found[1000]
+    assert found[1] == found[7] == found[1000] == found["auto"] == found["null"]
 
 
 @pytest.mark.parametrize("bag_format", BAG_FORMATS)
