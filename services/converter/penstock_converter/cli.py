@@ -17,6 +17,7 @@ from penstock_converter.settings import ConverterSettings
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from penstock_converter.inspection import Inspection
     from penstock_converter.outcome import Outcome
 
 __all__ = ["convert", "serve"]
@@ -25,7 +26,39 @@ PARTLY = 3
 """Exit status when some recordings were refused and the others converted."""
 
 
-@click.command("convert")
+class _RunByDefault(click.Group):
+    """``penstock convert BAG...`` is ``penstock convert run BAG...``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return "run", self.commands["run"], args
+
+
+@click.group(
+    "convert",
+    cls=_RunByDefault,
+    context_settings={"ignore_unknown_options": True},
+    subcommand_metavar="BAG... [KEY=VALUE]... | COMMAND [ARGS]...",
+)
+def convert() -> None:
+    """Turn recordings into datasets, and look at recordings.
+
+    `penstock convert BAG...` is short for `penstock convert run BAG...`, whose help has the
+    options.
+
+    \b
+    Examples:
+      penstock convert inspect session.bag
+      penstock convert inspect session.bag --mapping-out robot.yaml
+      penstock convert session.bag --mapping robot.yaml --out dataset
+      penstock convert run --help
+    """
+
+
+@convert.command("run")
 @click.argument("inputs", nargs=-1, required=True, metavar="BAG... [KEY=VALUE]...")
 @click.option(
     "--mapping",
@@ -45,7 +78,7 @@ PARTLY = 3
     help="Folder of the HDF5 files.  [default: hdf5 in OUT, if the mapping asks for them]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that was made differently.")
-def convert(
+def run(
     inputs: tuple[str, ...], mapping: Path, out: Path, hdf5: Path | None, *, overwrite: bool
 ) -> None:
     """Turn recordings into one dataset: LeRobot v3.0, HDF5 for the sampler, or both.
@@ -114,6 +147,64 @@ def convert(
         raise SystemExit(PARTLY)
 
 
+@convert.command("inspect")
+@click.argument("bags", nargs=-1, required=True, metavar="BAG...")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON, a line each.")
+@click.option(
+    "--mapping-out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a mapping to begin with, by the first recording; the file must not exist.",
+)
+def inspect(bags: tuple[str, ...], mapping_out: Path | None, *, as_json: bool) -> None:
+    """List topics, types, rates and gaps of recordings.
+
+    A gap is a pause of more than three of a topic's usual periods. A recording that cannot be read
+    is reported and the others go on; the exit status is then 3, or 1 if none could be read.
+
+    \b
+    Examples:
+      penstock convert inspect session.bag
+      penstock convert inspect bags/ --json
+      penstock convert inspect session.bag --mapping-out robot.yaml
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from penstock.errors import AlreadyExists, PenstockError
+    from penstock_converter.discovery import find_bags
+    from penstock_converter.inspection import inspect_bag
+    from penstock_converter.proposal import propose_mapping
+    from penstock_converter.quiet import hush_logs
+
+    hush_logs()
+    console, notes = Console(), Console(stderr=True, highlight=False)
+    if mapping_out is not None and mapping_out.exists():
+        raise AlreadyExists(f"{mapping_out} exists: name another file, or remove it first")
+    found: list[Inspection] = []
+    refused = 0
+    for bag in find_bags(bags):
+        try:
+            found.append(inspect_bag(bag))
+        except PenstockError as error:
+            refused += 1
+            notes.print(f"[red]refused[/red] {escape(error.message)}", soft_wrap=True)
+            continue
+        if as_json:
+            print(json.dumps(asdict(found[-1])))
+        else:
+            _show(console, found[-1])
+    if not found:
+        raise SystemExit(1)
+    if mapping_out is not None:
+        mapping_out.write_text(propose_mapping(found[0]), "utf-8")
+        notes.print(f"wrote {escape(str(mapping_out))}: check it before use", soft_wrap=True)
+    if refused:
+        raise SystemExit(PARTLY)
+
+
 @click.command("converter")
 @settings_options(ConverterSettings)
 def serve(settings: ConverterSettings) -> None:
@@ -152,6 +243,33 @@ def _cancelled_by_sigterm() -> Generator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _show(console: Console, found: Inspection) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"{found.bag}: {found.duration_s:.1f} s, {found.size_bytes / 1e6:.1f} MB"
+    table = Table(title=escape(title), show_lines=True)
+    table.add_column("topic, type, what a message holds", overflow="fold")
+    for column in ("messages", "Hz", "seconds", "gaps (longest)"):
+        table.add_column(column, justify="right")
+    for topic in found.topics:
+        numbers = ", ".join(f"{field.path} ({field.width})" for field in topic.numbers)
+        problem = f"[red]{escape(topic.problem)}[/red]"
+        parts = [
+            f"[bold]{escape(topic.name)}[/bold]",
+            f"[dim]{escape(topic.kind)}[/dim]" if topic.kind else "",
+            problem if topic.problem else escape(topic.image or numbers),
+        ]
+        table.add_row(
+            "\n".join(part for part in parts if part),
+            str(topic.messages),
+            f"{topic.rate_hz:.1f}",
+            f"{topic.first_s:.2f} to {topic.last_s:.2f}",
+            f"{topic.gaps} ({topic.longest_gap_s:.2f} s)" if topic.gaps else "none",
+        )
+    console.print(table)
 
 
 def _tell(console: Console, outcome: Outcome, out: Path) -> None:
