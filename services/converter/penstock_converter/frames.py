@@ -107,6 +107,18 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Frames:
     if not len(rows):
         raise DataFault(_nothing_fits(bag, mapping, tracks), reason="NO_COMPLETE_FRAME")
     first, last = int(rows[0]), int(rows[-1])
+    warnings: list[str] = []
+    if settings.gap == "hold":
+        for name, track in tracks.items():
+            tracks[name], held = _held(track, first, last)
+            if held:
+                topic = mapping.features[name].topic
+                warnings.append(
+                    f"{held} frames have {_unmatched(name, mapping)} (topic {topic}) and take that "
+                    "of the frame before"
+                )
+        rows = np.arange(first, last + 1)
+        complete = (np.arange(len(moments)) >= first) & (np.arange(len(moments)) <= last)
     for frame in np.flatnonzero(~complete):
         name = next(name for name, track in tracks.items() if not track.matched[frame])
         reason = _unmatched(name, mapping)
@@ -115,7 +127,7 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Frames:
                 f"{bag}: frame {frame} at {moments[frame] * 1e-9:.3f} s has {reason} (topic "
                 f"{mapping.features[name].topic}, the nearest usable one is "
                 f"{tracks[name].distance_s[frame]:.3f} s away): widen tolerance_s of {name}, or "
-                "set rosbag.gap: drop to leave such frames out",
+                "set rosbag.gap: drop to leave such frames out, or hold to repeat what was before",
                 reason="GAP",
                 metadata={"feature": name, "frame": str(int(frame))},
             )
@@ -135,8 +147,18 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Frames:
         },
         cut_after=cut_after,
         dropped=dict(dropped),
-        warnings=_check_rate(moments, mapping, main),
+        warnings=(*warnings, *_check_rate(moments, mapping, main)),
     )
+
+
+def _held(track: Track, first: int, last: int) -> tuple[Track, int]:
+    """Fill frames inside the episode with what the frame before takes; how many they are."""
+    frames = np.arange(len(track.first))
+    source = np.maximum.accumulate(np.where(track.matched, frames, -1))
+    # The first frame of the episode is complete, so there is one before each.
+    inside = (frames > first) & (frames < last)
+    source = np.where(inside, source, frames)
+    return track.at(source), int(np.count_nonzero(source != frames))
 
 
 def _observation_after(

@@ -73,8 +73,10 @@ class Rosbag(_Model):
     drop_last: int = Field(
         default=0, ge=0, description="Messages of the main feature cut at the end."
     )
-    gap: Literal["fail", "drop"] = Field(
-        default="fail", description="What a frame inside an episode without all its messages does."
+    gap: Literal["fail", "drop", "hold"] = Field(
+        default="fail",
+        description="What a frame inside an episode without all its messages does: refuse the "
+        "recording, go, or take what the frame before has.",
     )
 
 

@@ -82,6 +82,24 @@ def test_a_gap_that_may_be_dropped_leaves_a_cut():
     assert frames.dropped == {"no observation.state within 0.02 s": 2}
 
 
+def test_a_gap_that_is_held_repeats_what_was_before_and_is_counted():
+    times = {"camera": ticks(0, 10), "state": ticks(0, 10), "action": ticks(1, 9)}
+    for name, missing in (("state", 4), ("state", 5), ("action", 5)):
+        times[name] = [second for second in times[name] if second != missing / 10]
+    frames = choose(timeline(**times), "rosbag.gap=hold")
+    # The ends are no gaps: there is nothing to repeat before the first frame.
+    assert frames.count == 8
+    assert frames.dropped == {"no action within 0.02 s": 2}
+    assert frames.tracks["observation.state"].first[:8].tolist() == [1, 2, 3, 3, 3, 4, 5, 6]
+    assert frames.tracks["action"].first[:8].tolist() == [0, 1, 2, 3, 3, 4, 5, 6]
+    assert frames.tracks["observation.image"].first[:8].tolist() == list(range(1, 9))
+    assert not frames.cut_after.any()
+    assert [warning.split(" frames")[0] for warning in frames.warnings] == ["2", "1"]
+    assert "no observation.state within 0.02 s (topic /state)" in frames.warnings[0]
+    with pytest.raises(DataFault, match="or hold to repeat"):
+        choose(timeline(**times))
+
+
 def test_ends_are_cut_before_the_stride():
     times = timeline(camera=ticks(0, 30), state=ticks(0, 30), action=ticks(0, 30))
     frames = choose(times, "rosbag.drop_first=4", "rosbag.drop_last=5", "rosbag.stride=3", "fps=3")
