@@ -36,7 +36,7 @@ from penstock.container.planes import (
     whole_of,
 )
 from penstock.errors import Corrupt, InvalidInput
-from penstock.native import add_difference, join_planes, round_bfloat16, subtract
+from penstock.native import add_difference, round_bfloat16, subtract
 
 __all__ = [
     "DELTA_ITEM_BYTES",
@@ -239,6 +239,6 @@ def _decompress(
         raise Corrupt(message, reason="CHUNK_SIZE")
     found = np.frombuffer(plain, np.uint8)
     if codec == Codec.LZ4 and filter_ == Filter.SHUFFLE:
-        join_planes(list(found.reshape(item_size_bytes, -1)), out)
+        out.reshape(-1, item_size_bytes)[...] = found.reshape(item_size_bytes, -1).T
     else:
         out[...] = found

@@ -52,7 +52,7 @@ class Plan:
         state: The first of them; nothing of it is copied yet.
         limits: Bounds; the default ones if None.
         stepped: Address and bytes of CPU tensors that only the steps of optimizers write; they are
-            copied later, however small.
+            copied later, however small, and ``match`` takes it that they keep their form.
 
     Attributes:
         entries: Of the tensors and arrays.
@@ -67,12 +67,13 @@ class Plan:
         self, state: Any, limits: Limits | None = None, stepped: Mapping[int, int] | None = None
     ) -> None:
         self._limits = limits or Limits()
+        self._stepped = stepped or {}
         flat = flatten(state, limits=self._limits)
         self.entries: Sequence[TensorEntry] = flat.entries
         self._urgent = {
             number
             for number, storage in enumerate(flat.storages)
-            if is_urgent(storage, stepped or {})
+            if is_urgent(storage, self._stepped)
         }
         self.storages: Sequence[PlannedStorage] = lay_out(flat.storages, self._urgent)
         self.size_bytes = max((s.offset_bytes + s.size_bytes for s in self.storages), default=0)
@@ -245,19 +246,16 @@ class Plan:
                 windows.append(number)
         self._windows = self._open_windows(flat, windows)
         self._devices = self._open_devices(leaves)
-        self._now = [index for index in range(len(tensors)) if index not in self._windows.later]
+        # What optimizers step keeps its form, and may be looked at later; all else is looked at in
+        # the call, for a change there is answered with another plan, not with an error.
+        self._now = [
+            index
+            for index, address in enumerate(self._addresses)
+            if index not in self._windows.later or address not in self._stepped
+        ]
         self._pick_now = _picker(self._now)
         self._addresses_now = list(self._pick_now(self._addresses))
-        # Another size at the same address is looked for where memory could be read that is not
-        # there, and where a view grows or shrinks in the memory of a larger tensor.
-        sized = [
-            index
-            for index, tensor in enumerate(tensors)
-            if index not in self._windows.later
-            or tensor.nbytes != tensor.untyped_storage().nbytes()
-        ]
-        self._pick_sized = _picker(sized)
-        self._sizes = list(self._pick_sized(self._counts))
+        self._sizes = [tensors[index].nbytes for index in self._now]
         self._pick_objects = _picker(self._ambiguous())
         ids = list(map(id, self._pick_objects(leaves)))
         self._distinct, self._object_pattern = len(set(ids)), _pattern(ids)
@@ -342,14 +340,15 @@ class Plan:
         if torch is None or not self._tensors:
             return True
         tensors = self._pick_tensors(leaves)
+        now = self._pick_now(tensors)
+        # Loops over all tensors are left to map, which costs half. What is not looked at here
+        # shows in ``settle``: other forms of the same size, and all of what optimizers step.
         try:
-            addresses = addresses_of(torch, self._pick_now(tensors))
+            addresses = addresses_of(torch, now)
+            sizes = list(map(torch.Tensor.nbytes.__get__, now))
         except RuntimeError:
             return False  # one without storage, e.g. sparse: a new plan refuses it by its path
-        # Loops over all tensors are left to map, which costs half. What is not looked at here
-        # shows in ``settle``: where tensors lie that are copied later, and other forms of those
-        # that lie where the last ones did.
-        if list(map(torch.Tensor.numel, self._pick_sized(tensors))) != self._sizes:
+        if sizes != self._sizes:
             return False
         if any(tensors[index].requires_grad != grad for index, grad in self._parameters):
             return False  # frozen, or set free

@@ -207,13 +207,15 @@ class _Writer:
         storages: list[NewStorage] = []
         hashes: list[list[bytes]] = []
         sections: dict[str, tuple[int, int]] = {}
-        seen: dict[tuple[int, bytes], list[int]] = {}
+        seen: dict[tuple[int, bytes, bool], list[int]] = {}
         for number, storage in enumerate(self._flat.storages):
             before = self._size_bytes
             # Memory is read once: a chunk is hashed just before it is encoded. Only what begins as
             # another storage does is hashed ahead.
             found = [xxhash.xxh3_128_digest(piece) for piece in islice(_pieces(storage), 1)]
-            alike = seen.setdefault((storage.data.nbytes, b"".join(found)), [])
+            # What is rounded reads as something else than other bytes that are equal to it.
+            key = storage.data.nbytes, b"".join(found), self._rounds(storage)
+            alike = seen.setdefault(key, [])
             if alike:
                 found = [xxhash.xxh3_128_digest(piece) for piece in _pieces(storage)]
             twin = next((other for other in alike if hashes[other] == found), None)

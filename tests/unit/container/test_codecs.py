@@ -460,3 +460,14 @@ def test_what_the_forged_ones_are_made_of_decodes():
     ):
         stored = planes_chunk((coder, content, len(content)))
         assert decoded((Filter.NONE, Codec.PLANES, stored), 1000, 4) == b"A" * 1000
+
+
+def test_integers_with_the_bits_of_rounded_weights_are_not_rounded():
+    weights = torch.randn(1000)
+    state = {"a": weights, "b": weights.view(torch.int32).clone(), "c": weights.clone()}
+    file = io.BytesIO()
+    container.write(state, file, compress="policy-bf16")
+    found = container.read(file)
+    assert torch.equal(found["b"], state["b"])
+    assert torch.equal(found["a"], weights.bfloat16().float())
+    assert torch.equal(found["c"], found["a"])

@@ -633,6 +633,13 @@ def test_tensor_without_the_memory_it_had_does_not_crash_the_process(case, kerne
     assert done.returncode == 0, done.stderr[-1500:]
 
 
+def test_smaller_elements_at_the_same_address_get_another_plan():
+    doubles = torch.zeros(SMALL, dtype=torch.float64)
+    plan = Plan({"x": doubles})
+    assert plan.match({"x": doubles.view(torch.int8)[:SMALL]}) is None
+    assert plan.match({"x": doubles}) is not None
+
+
 def test_layer_that_is_frozen_gets_another_plan():
     parameter = torch.nn.Parameter(torch.ones(LARGE))
     state = {"w": parameter}

@@ -347,6 +347,65 @@ penstock.AsyncCheckpointSaver(sys.argv[1], run="run").shutdown()
 """
 
 
+def grown(step):
+    return torch.full((WIDE + 1000 * step,), float(step))
+
+
+def shifted(step):
+    return torch.full((WIDE + 1,), float(step))[1:]
+
+
+def rounded(step):
+    return torch.full((WIDE,), float(step), dtype=torch.bfloat16 if step % 2 else torch.float32)
+
+
+def tied(step):
+    x = torch.full((WIDE,), float(step))
+    return x, x if step % 2 else x.clone()
+
+
+CHANGES = {
+    "grows": grown,
+    "moves off its alignment": shifted,
+    "changes its type": rounded,
+    "is tied and untied": tied,
+}
+
+
+@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_large_tensor_of_another_form_each_time_costs_a_plan_but_no_checkpoint(
+    target, change, debug
+):
+    weights = weights_at_zero(1)
+    optimizer = counting(weights, "adam", fused=True)
+    with penstock.AsyncCheckpointSaver(target, run="run", compress="none", debug=debug) as saver:
+        for step in range(1, STEPS):
+            optimizer.step()
+            saver.save_async({"w": weights, "x": change(step)}, step)
+        optimizer.step()
+    for step in range(1, STEPS):
+        assert values(target, step) == {float(step)}
+
+
+def test_optimizers_that_are_gone_are_forgotten_and_lazy_parameters_left_out():
+    barrier = Barrier(lambda _: None, lambda: None)
+    barrier.watch_optimizers()
+    try:
+        for _ in range(50):
+            counting(weights_at_zero(1), "sgd").step()
+        layers = torch.nn.Linear(3, 3), torch.nn.LazyLinear(3)
+        parameters = [p for layer in layers for p in layer.parameters()]
+        optimizer = torch.optim.SGD(parameters, lr=1.0)
+        optimizer.step()
+        assert len(barrier._optimizers) <= 2
+        found = barrier.stepped()
+    finally:
+        barrier.close()
+    assert found[layers[0].weight.data_ptr()] == 36
+    assert found[layers[0].bias.data_ptr()] == 12
+
+
 def test_optimizers_may_step_while_a_saver_is_made(target):
     """In another thread, at any moment: here in the middle of it."""
     done = subprocess.run(

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from penstock.container.torch_bridge import loaded_torch
@@ -36,13 +36,15 @@ class Barrier:
         self._hook: Any = None
         self._events: Sequence[Any] = ()
         self.steps = 0
-        # Threads append while another one reads: a set would not stand that.
+        # Threads replace the list while another one reads it: a set would not stand that.
         self._optimizers: list[weakref.ref[Any]] = []
 
     def note(self, optimizer: Any) -> None:
         """An optimizer steps."""
         if all(known() is not optimizer for known in self._optimizers):
-            self._optimizers.append(weakref.ref(optimizer))
+            # Two threads may lose one here, whose tensors are then copied in the call.
+            alive = [known for known in self._optimizers if known() is not None]
+            self._optimizers = [*alive, weakref.ref(optimizer)]
 
     def stepped(self) -> dict[int, int]:
         """Address and bytes of the CPU tensors that the steps of these optimizers write."""
@@ -50,7 +52,7 @@ class Barrier:
         if torch is None:
             return {}
         tensors: list[Any] = []
-        for known in list(self._optimizers):
+        for known in self._optimizers:
             optimizer = known()
             if optimizer is None:
                 continue
@@ -59,11 +61,13 @@ class Barrier:
             for state in list(optimizer.state.values()):
                 values = list(state.values()) if isinstance(state, dict) else []
                 tensors += [value for value in values if isinstance(value, torch.Tensor)]
-        return {
-            tensor.data_ptr(): tensor.nbytes
-            for tensor in tensors
-            if tensor.device.type == "cpu" and tensor.layout == torch.strided
-        }
+        found: dict[int, int] = {}
+        for tensor in tensors:
+            if tensor.device.type == "cpu" and tensor.layout == torch.strided:
+                # Parameters of lazy modules have no memory yet.
+                with suppress(RuntimeError, ValueError):
+                    found[tensor.data_ptr()] = tensor.nbytes
+        return found
 
     def watch_optimizers(self) -> None:
         """From now on optimizers wait; does nothing while torch is not loaded."""

@@ -17,7 +17,7 @@ from penstock.client.saving.buffers import Buffer
 from penstock.client.saving.torn import Witness
 from penstock.client.saving.uploader import Job
 from penstock.container import Plan
-from penstock.errors import Internal, PenstockError
+from penstock.errors import Conflict, Internal, PenstockError
 from penstock.monitor import PerformanceMonitor
 
 __all__ = ["HandOver", "Snapshots"]
@@ -94,10 +94,7 @@ class Snapshots:
         plan, leaves = self._planned(state)
         buffer = self._acquire(plan.size_bytes)
         try:
-            witness = None
-            if self._debug:
-                plan.settle(leaves)
-                witness = Witness(plan, leaves, str(where))
+            witness = Witness(plan, leaves, str(where)) if self._debug else None
             plan.take(leaves, buffer.array)
         except BaseException:
             self.give_back(buffer)
@@ -152,7 +149,7 @@ class Snapshots:
 
     def _planned(self, state: Any) -> tuple[Plan, list[Any]]:
         plan = self._plan
-        leaves = None if plan is None else plan.match(state)
+        leaves = None if plan is None else self._matched(plan, state)
         if plan is None or leaves is None:
             plan = Plan(state, stepped=self._barrier.stepped())
             leaves = plan.match(state)
@@ -161,6 +158,16 @@ class Snapshots:
             self._plan, self._plan_number = plan, self._plan_number + 1
             self._counts["plans"] += 1
         return plan, leaves
+
+    def _matched(self, plan: Plan, state: Any) -> list[Any] | None:
+        leaves = plan.match(state)
+        if leaves is not None and self._debug:
+            # The witness looks at memory that else is looked at later.
+            try:
+                plan.settle(leaves)
+            except Conflict:
+                return None
+        return leaves
 
     def _acquire(self, size_bytes: int) -> Buffer:
         with self._lock:
