@@ -45,7 +45,7 @@ def test_help_ends_with_examples_a_line_each_that_know_their_flags(path):
         command, rest = penstock, words[1:]
         assert words[0] == "penstock"
         while isinstance(command, click.Group):
-            command, rest = command.get_command(click.Context(command), rest[0]), rest[1:]
+            _, command, rest = command.resolve_command(click.Context(command), rest)
             assert command is not None, words
         known = {flag for option in command.params for flag in option.opts}
         assert {word for word in rest if word.startswith("-")} <= known, words
