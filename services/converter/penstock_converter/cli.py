@@ -46,15 +46,14 @@ class _RunByDefault(click.Group):
 def convert() -> None:
     """Turn recordings into datasets, and look at recordings.
 
-    `penstock convert BAG...` is short for `penstock convert run BAG...`, whose help has the
-    options.
+    `penstock convert BAG...` is short for `penstock convert run BAG...`; the options are in
+    `penstock convert run --help`.
 
     \b
     Examples:
       penstock convert inspect session.bag
       penstock convert inspect session.bag --mapping-out robot.yaml
       penstock convert session.bag --mapping robot.yaml --out dataset
-      penstock convert run --help
     """
 
 
