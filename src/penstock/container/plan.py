@@ -229,7 +229,6 @@ class Plan:
         tensors = [leaves[position] for position in self._tensors]
         self._addresses = addresses_of(loaded_torch(), tensors)
         self._forms = [form_of(tensor) for tensor in tensors]
-        self._counts = [tensor.numel() for tensor in tensors]
         self._parameters = [
             (index, tensor.requires_grad)
             for index, tensor in enumerate(tensors)
@@ -266,7 +265,8 @@ class Plan:
         members: list[tuple[int, int]] = []
         for index, position in enumerate(self._tensors):
             window = index_of.get(flat.entries[self._nodes[position]["t"]].storage)
-            if window is not None and self._counts[index]:
+            shape = self._forms[index][0]
+            if window is not None and 0 not in shape:
                 members.append((index, window))
         storages = [self.storages[number] for number in numbers]
         addresses = [flat.storages[n].data.__array_interface__["data"][0] for n in numbers]

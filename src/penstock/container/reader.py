@@ -286,12 +286,14 @@ class Reader(AbstractContextManager["Reader"]):
                     "penstock checkpoints get",
                     reason="BASE_NEEDED",
                 )
-            self._base = self._open_base(wanted)
-            if self._base.index_hash != wanted.index_hash:
+            base = self._open_base(wanted)
+            if base.index_hash != wanted.index_hash:
+                base.close()
                 raise Corrupt(
-                    f"it refers to step {wanted.step} of its run, and {self._base.name} is another",
+                    f"it refers to step {wanted.step} of its run, and {base.name} is another",
                     reason="BASE",
                 )
+            self._base = base
         return self._base
 
     def _naming_the_file(self) -> _NamedFile:

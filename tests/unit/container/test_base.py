@@ -285,6 +285,11 @@ def test_difference_is_refused_on_another_file_of_the_same_form():
     for other in (*(File({"w": w}) for w in others), File({"w": FIRST["moved"]}, compress="none")):
         with pytest.raises(Corrupt, match=r"refers to step 1 of its run, and .* is another"):
             on_base.load(other.data)
+        # Nor is it taken when it is asked for again.
+        with on_base.reader(other.data) as reader:
+            for _ in range(2):
+                with pytest.raises(Corrupt, match="is another"):
+                    reader.load()
 
 
 @pytest.mark.parametrize(
