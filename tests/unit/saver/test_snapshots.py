@@ -12,7 +12,7 @@ import torch
 import penstock
 from penstock.client.saving.barrier import Barrier
 from penstock.container import Plan
-from penstock.errors import PenstockError
+from penstock.errors import Conflict, PenstockError
 
 WIDE = 1 << 19
 """Elements of a large tensor, 2 MB; there are several, so that the copy takes a while."""
@@ -386,6 +386,27 @@ def test_large_tensor_of_another_form_each_time_costs_a_plan_but_no_checkpoint(
         optimizer.step()
     for step in range(1, STEPS):
         assert values(target, step) == {float(step)}
+
+
+def test_stepped_tensor_of_another_type_costs_one_checkpoint_which_is_told(target):
+    (weight,) = weights_at_zero(1)
+    optimizer = counting([weight], "sgd")
+    with penstock.AsyncCheckpointSaver(target, run="run", compress="none") as saver:
+        for step in (1, 2):
+            optimizer.step()
+            saver.save_async({"w": weight}, step)
+        with saver.guard():
+            weight.data = weight.data.bfloat16()
+        weight.grad = torch.full_like(weight, -1.0)
+        optimizer.step()
+        saver.save_async({"w": weight}, 3)
+        with pytest.raises(Conflict, match="save again, which notices") as told:
+            saver.wait()
+        assert told.value.reason == "STATE_CHANGED"
+        optimizer.step()
+        saver.save_async({"w": weight}, 4)
+    assert [values(target, step) for step in (1, 2, 4)] == [{1.0}, {2.0}, {4.0}]
+    assert penstock.load_checkpoint(target, "run", 4)["w"].dtype == torch.bfloat16
 
 
 def test_optimizers_that_are_gone_are_forgotten_and_lazy_parameters_left_out():
