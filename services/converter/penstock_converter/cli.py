@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from penstock.config import settings_options
-from penstock_converter.settings import ConverterSettings
+from penstock_converter.serving.settings import ConverterSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from penstock_converter.inspection import Inspection
-    from penstock_converter.outcome import Outcome
+    from penstock_converter.jobs.outcome import Outcome
+    from penstock_converter.recordings.inspection import Inspection
 
 __all__ = ["convert", "serve"]
 
@@ -98,12 +98,12 @@ def run(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from penstock_converter.discovery import find_bags
-    from penstock_converter.job import run_job
-    from penstock_converter.mapping import load_mapping
-    from penstock_converter.outcome import Progress as State
+    from penstock_converter.jobs.job import run_job
+    from penstock_converter.jobs.outcome import Progress as State
+    from penstock_converter.jobs.request import HDF5_FOLDER, Job
+    from penstock_converter.mapping.parsing import load_mapping
     from penstock_converter.quiet import hush_logs
-    from penstock_converter.request import HDF5_FOLDER, Job
+    from penstock_converter.recordings.discovery import find_bags
 
     # The table below says what the log would.
     hush_logs()
@@ -173,10 +173,10 @@ def inspect(bags: tuple[str, ...], mapping_out: Path | None, *, as_json: bool) -
     from rich.markup import escape
 
     from penstock.errors import AlreadyExists, PenstockError
-    from penstock_converter.discovery import find_bags
-    from penstock_converter.inspection import inspect_bag
-    from penstock_converter.proposal import propose_mapping
     from penstock_converter.quiet import hush_logs
+    from penstock_converter.recordings.discovery import find_bags
+    from penstock_converter.recordings.inspection import inspect_bag
+    from penstock_converter.recordings.proposal import propose_mapping
 
     hush_logs()
     console, notes = Console(), Console(stderr=True, highlight=False)
@@ -218,8 +218,8 @@ def serve(settings: ConverterSettings) -> None:
       PENSTOCK_INPUT_ROOT=bags PENSTOCK_OUTPUT_ROOT=datasets penstock serve converter
     """
     from penstock.server import serve as serve_until_signal
-    from penstock_converter.conversions import Conversions
     from penstock_converter.service import ConverterService
+    from penstock_converter.serving.conversions import Conversions
 
     conversions = Conversions(settings)
     try:

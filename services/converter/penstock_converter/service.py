@@ -11,7 +11,7 @@ from penstock.v1.converter_pb2_grpc import (
     ConverterServiceServicer,
     add_ConverterServiceServicer_to_server,
 )
-from penstock_converter.conversions import Conversion, Conversions
+from penstock_converter.serving.conversions import Conversion, Conversions
 
 __all__ = ["ConverterService"]
 

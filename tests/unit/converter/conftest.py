@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from bag_recording import robot_messages, write_bag
-from penstock_converter.mapping import parse_mapping
+from penstock_converter.mapping.parsing import parse_mapping
 
 MAPPING = """
 robot_type: made_up

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock_converter.align import align
+from penstock_converter.frames.align import align
 
 MS = 1_000_000
 times = st.lists(st.integers(-500, 500), min_size=1, max_size=30)

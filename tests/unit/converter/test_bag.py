@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 from bag_recording import BAG_FORMATS, START_NS, Message, robot_messages, write_bag
-from penstock_converter.bag import open_bag
-from penstock_converter.discovery import find_bags
+from penstock_converter.recordings.bag import open_bag
+from penstock_converter.recordings.discovery import find_bags
 
 from penstock.errors import DataFault, NotFound
 

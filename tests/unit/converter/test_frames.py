@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from penstock_converter.frames import choose_frames
-from penstock_converter.mapping import parse_mapping
-from penstock_converter.stream import frames_in_flight
-from penstock_converter.timeline import Timeline, TopicTimes
+from penstock_converter.frames.choice import choose_frames
+from penstock_converter.frames.stream import frames_in_flight
+from penstock_converter.frames.timeline import Timeline, TopicTimes
+from penstock_converter.mapping.parsing import parse_mapping
 
 from penstock.errors import DataFault
 
@@ -42,16 +42,22 @@ def ticks(start, stop):
     return [tick / 10 for tick in range(start, stop)]
 
 
-def choose(times, *overrides):
+def choose_all(times, *overrides):
     return choose_frames(times, parse_mapping(TEXT, overrides), "test.bag")
 
 
+def choose(times, *overrides):
+    (frames,) = choose_all(times, *overrides).episodes
+    return frames
+
+
 def test_frames_without_their_messages_at_either_end_are_dropped_and_counted():
-    frames = choose(timeline(camera=ticks(0, 10), state=ticks(2, 10), action=ticks(1, 7)))
+    choice = choose_all(timeline(camera=ticks(0, 10), state=ticks(2, 10), action=ticks(1, 7)))
+    (frames,) = choice.episodes
     # Rows 2 to 6; frame 7 has what HDF5 observes, and no action.
     assert frames.count == 5
     assert frames.times_ns.tolist() == [round(t * S) for t in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
-    assert frames.dropped == {
+    assert choice.dropped == {
         "no observation.state within 0.02 s": 2,
         "no action within 0.02 s": 3,
     }
@@ -76,35 +82,39 @@ def test_a_gap_inside_fails_and_says_where_what_and_how_far():
 def test_a_gap_that_may_be_dropped_leaves_a_cut():
     state = [t for t in ticks(0, 10) if t not in (0.4, 0.5)]
     times = timeline(camera=ticks(0, 10), state=state, action=ticks(0, 10))
-    frames = choose(times, "rosbag.gap=drop")
+    choice = choose_all(times, "rosbag.gap=drop")
+    (frames,) = choice.episodes
     assert frames.count == 8
     assert np.flatnonzero(frames.cut_after).tolist() == [3]
-    assert frames.dropped == {"no observation.state within 0.02 s": 2}
+    assert choice.dropped == {"no observation.state within 0.02 s": 2}
 
 
 def test_a_gap_that_is_held_repeats_what_was_before_and_is_counted():
     times = {"camera": ticks(0, 10), "state": ticks(0, 10), "action": ticks(1, 9)}
     for name, missing in (("state", 4), ("state", 5), ("action", 5)):
         times[name] = [second for second in times[name] if second != missing / 10]
-    frames = choose(timeline(**times), "rosbag.gap=hold")
+    choice = choose_all(timeline(**times), "rosbag.gap=hold")
+    (frames,) = choice.episodes
     # The ends are no gaps: there is nothing to repeat before the first frame.
     assert frames.count == 8
-    assert frames.dropped == {"no action within 0.02 s": 2}
+    assert choice.dropped == {"no action within 0.02 s": 2}
     assert frames.tracks["observation.state"].first[:8].tolist() == [1, 2, 3, 3, 3, 4, 5, 6]
     assert frames.tracks["action"].first[:8].tolist() == [0, 1, 2, 3, 3, 4, 5, 6]
     assert frames.tracks["observation.image"].first[:8].tolist() == list(range(1, 9))
     assert not frames.cut_after.any()
-    assert [warning.split(" frames")[0] for warning in frames.warnings] == ["2", "1"]
-    assert "no observation.state within 0.02 s (topic /state)" in frames.warnings[0]
+    assert [warning.split(" frames")[0] for warning in choice.warnings] == ["2", "1"]
+    assert "no observation.state within 0.02 s (topic /state)" in choice.warnings[0]
     with pytest.raises(DataFault, match="or hold to repeat"):
         choose(timeline(**times))
 
 
 def test_ends_are_cut_before_the_stride():
     times = timeline(camera=ticks(0, 30), state=ticks(0, 30), action=ticks(0, 30))
-    frames = choose(times, "rosbag.drop_first=4", "rosbag.drop_last=5", "rosbag.stride=3", "fps=3")
+    cuts = ("rosbag.drop_first=4", "rosbag.drop_last=5", "rosbag.stride=3", "fps=3")
+    choice = choose_all(times, *cuts)
+    (frames,) = choice.episodes
     assert frames.times_ns.tolist() == [round(t / 10 * S) for t in range(4, 25, 3)]
-    assert (frames.dropped["drop_first"], frames.dropped["drop_last"]) == (4, 5)
+    assert (choice.dropped["drop_first"], choice.dropped["drop_last"]) == (4, 5)
 
 
 def test_an_offset_moves_the_moment_that_a_feature_stands_for():
@@ -127,8 +137,8 @@ def test_nothing_left_after_cutting_the_ends_is_said():
 
 def test_a_rate_that_is_not_the_datasets_is_pointed_out():
     times = timeline(camera=ticks(0, 9), state=ticks(0, 9), action=ticks(0, 9))
-    assert choose(times).warnings == ()
-    (warning,) = choose(times, "fps=30").warnings
+    assert choose_all(times).warnings == ()
+    (warning,) = choose_all(times, "fps=30").warnings
     assert "10.00 Hz" in warning
     assert "30 fps" in warning
 
@@ -147,5 +157,57 @@ def test_a_rate_that_is_not_the_datasets_is_pointed_out():
 def test_frames_in_flight_are_those_asked_for_or_those_that_fit(chunk_size, memory_bytes, wanted):
     times = timeline(camera=ticks(0, 100), state=ticks(0, 100), action=ticks(0, 100))
     mapping = parse_mapping(TEXT, [f"rosbag.chunk_size={chunk_size}"])
-    frames = choose_frames(times, mapping, "bag")
+    (frames,) = choose_frames(times, mapping, "bag").episodes
     assert frames_in_flight(times, frames, mapping, memory_bytes) == wanted
+
+
+def test_a_pause_of_the_main_feature_is_a_gap():
+    camera = ticks(0, 10) + ticks(30, 40)
+    times = timeline(camera=camera, state=ticks(0, 40), action=ticks(0, 40))
+    with pytest.raises(DataFault, match=r"pauses for 2\.100 s after frame 9") as caught:
+        choose_all(times)
+    assert caught.value.reason == "GAP"
+    assert choose(times, "rosbag.pause_s=2.2").count == 20
+    dropped = choose(times, "rosbag.gap=drop")
+    assert np.flatnonzero(dropped.cut_after).tolist() == [9]
+    held = choose_all(times, "rosbag.gap=hold")
+    assert held.frames == 40
+    (frames,) = held.episodes
+    images = frames.tracks["observation.image"].first.tolist()
+    assert images == [*range(10), *[9] * 20, *range(10, 20)]
+    assert frames.tracks["observation.state"].first.tolist() == list(range(40))
+    assert "pauses for 2.100 s" in held.warnings[0]
+
+
+def test_a_gap_may_begin_another_episode():
+    camera = ticks(0, 10) + ticks(30, 40)
+    state = [t for t in ticks(0, 40) if t != 0.4]
+    times = timeline(camera=camera, state=state, action=ticks(0, 40))
+    choice = choose_all(times, "rosbag.gap=split")
+    assert [(frames.count, frames.observations) for frames in choice.episodes] == [
+        (4, 4),
+        (5, 5),
+        (10, 10),
+    ]
+    assert choice.dropped == {"no observation.state within 0.02 s": 1}
+    assert not any(frames.cut_after.any() for frames in choice.episodes)
+    assert choice.episodes[2].tracks["observation.image"].first[0] == 10
+
+
+def test_long_recordings_may_be_split_and_keep_the_observation_after_each_part():
+    times = timeline(camera=ticks(0, 10), state=ticks(0, 10), action=ticks(0, 10))
+    choice = choose_all(times, "rosbag.split_episodes=4")
+    assert [(frames.count, frames.observations) for frames in choice.episodes] == [
+        (4, 5),
+        (4, 5),
+        (2, 2),
+    ]
+    first = [frames.tracks["observation.image"].first.tolist() for frames in choice.episodes]
+    assert first == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9]]
+    assert choice.episodes[0].tracks["action"].first.tolist() == [0, 1, 2, 3, -1]
+
+
+def test_a_camera_that_stops_early_is_pointed_out():
+    times = timeline(camera=ticks(0, 10), state=ticks(0, 40), action=ticks(0, 40))
+    (warning,) = choose_all(times).warnings
+    assert warning == "observation.image (topic /camera) stops 3.00 s before the recording ends"

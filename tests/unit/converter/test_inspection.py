@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from bag_recording import BAG_FORMATS, START_NS, Message, robot_messages, write_bag
 from click.testing import CliRunner
-from penstock_converter.inspection import NumberField, inspect_bag
-from penstock_converter.job import run_job
-from penstock_converter.mapping import parse_mapping
-from penstock_converter.proposal import propose_mapping
-from penstock_converter.request import Job
+from penstock_converter.jobs.job import run_job
+from penstock_converter.jobs.request import Job
+from penstock_converter.mapping.parsing import parse_mapping
+from penstock_converter.recordings.inspection import NumberField, inspect_bag
+from penstock_converter.recordings.proposal import propose_mapping
 
 from penstock.cli import penstock
 from penstock.errors import AlreadyExists

@@ -13,10 +13,10 @@ import pytest
 import tenacity
 import yaml
 from bag_recording import robot_messages, write_bag
-from penstock_converter.job import run_job
-from penstock_converter.outcome import Progress, read_outcome
-from penstock_converter.request import Job, existing_outcome
-from penstock_converter.staging import staging_folder
+from penstock_converter.jobs.job import run_job
+from penstock_converter.jobs.outcome import Progress, read_outcome
+from penstock_converter.jobs.request import Job, existing_outcome
+from penstock_converter.jobs.staging import staging_folder
 
 from penstock.errors import AlreadyExists, Cancelled, Conflict, InvalidInput, LimitExceeded
 
@@ -143,11 +143,11 @@ def test_a_cancelled_conversion_leaves_nothing(bag, make_mapping, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "name"),
-    [(os, "posix_fallocate"), (pq.ParquetWriter, "write_table")],
+    ("module", "name", "complete"),
+    [(os, "posix_fallocate", 0), (pq.ParquetWriter, "write_table", 1)],
 )
-def test_a_full_disk_ends_the_job_and_leaves_nothing(
-    bag, make_mapping, tmp_path, monkeypatch, module, name
+def test_a_full_disk_ends_the_job_and_leaves_what_is_complete(
+    bag, make_mapping, tmp_path, monkeypatch, module, name, complete
 ):
     calls = itertools.count()
     honest = getattr(module, name)
@@ -162,14 +162,21 @@ def test_a_full_disk_ends_the_job_and_leaves_nothing(
     with pytest.raises(LimitExceeded) as caught:
         run_job(Job((bag,), make_mapping(), tmp_path / "out"))
     assert caught.value.reason == "DISK_FULL"
-    assert list(tmp_path.iterdir()) == []
+    staged = list(tmp_path.glob(".out.partial/recordings/*/staged.json"))
+    assert len(staged) == complete
+    assert list(tmp_path.glob(".out.partial/dataset")) == []
+    assert bool(complete) or list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(module, name, honest)
+    assert len(run_job(Job((bag,), make_mapping(), tmp_path / "out")).converted) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_replacement_that_was_interrupted_is_undone(bag, make_mapping, tmp_path):
     run_job(Job((bag,), make_mapping(), tmp_path / "out"))
     (tmp_path / "out").rename(tmp_path / ".out.replaced")
-    with staging_folder(tmp_path / "out"):
+    with staging_folder(tmp_path / "out") as partial:
         assert (tmp_path / "out/meta/info.json").exists()
+        partial.rmdir()
     assert left_behind(tmp_path) == []
 
 
@@ -183,7 +190,7 @@ def test_progress_reaches_the_end_and_counts_every_image(bag, make_mapping, tmp_
     assert final.eta_s == 0
 
 
-def test_a_killed_conversion_leaves_no_dataset_and_can_be_done_again(
+def test_a_killed_conversion_leaves_no_dataset_and_goes_on_where_it_was(
     mapping_text, make_mapping, tmp_path
 ):
     bags = []
@@ -203,19 +210,26 @@ def test_a_killed_conversion_leaves_no_dataset_and_can_be_done_again(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    files = tmp_path / ".out.partial" / "hdf5"
+    staged = tmp_path / ".out.partial" / "recordings"
 
     @tenacity.retry(wait=tenacity.wait_fixed(0.01), stop=tenacity.stop_after_delay(60))
-    def wait_for_the_third_file():
+    def wait_for_the_third_recording():
         assert process.poll() is None
-        assert len(list(files.glob("*.hdf5"))) >= 3
+        assert len(list(staged.glob("*/staged.json"))) >= 3
 
-    wait_for_the_third_file()
+    wait_for_the_third_recording()
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not out.exists()
-    outcome = run_job(Job(tuple(bags[:2]), make_mapping(), out))
-    assert len(outcome.converted) == 2
+    kept = {path.parent.name: path.stat().st_mtime_ns for path in staged.glob("*/staged.json")}
+    seen: dict[str, int] = {}
+
+    def look(_: Progress):
+        seen.update({path.parent.name: path.stat().st_mtime_ns for path in staged.glob("*/*.json")})
+
+    outcome = run_job(Job(tuple(bags), make_mapping(), out), look)
+    assert len(outcome.converted) == 60
+    assert {name: seen[name] for name in kept} == kept
     assert left_behind(tmp_path) == []
 
 

@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 import pytest
 from bag_recording import number_of, robot_messages, write_bag
-from penstock_converter.job import run_job
-from penstock_converter.mapping import load_mapping
-from penstock_converter.request import Job
+from penstock_converter.jobs.job import run_job
+from penstock_converter.jobs.request import Job
+from penstock_converter.mapping.parsing import load_mapping
 from rosbags.highlevel import AnyReader
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = os.environ.get("PENSTOCK_LEROBOT_PYTHON", str(ROOT / ".venv-lerobot/bin/python"))
-PRESETS = ROOT / "services/converter/penstock_converter/presets"
+PRESETS = ROOT / "services/converter/penstock_converter/mapping/presets"
 
 pytestmark = [
     pytest.mark.lerobot,

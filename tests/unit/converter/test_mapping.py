@@ -1,7 +1,7 @@
 """Mappings say what is wrong with them."""
 
 import pytest
-from penstock_converter.mapping import load_mapping, parse_mapping
+from penstock_converter.mapping.parsing import load_mapping, parse_mapping
 
 from penstock.errors import InvalidInput
 

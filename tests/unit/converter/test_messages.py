@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 from bag_recording import compressed, raw_image
-from penstock_converter.fieldpath import FieldPath
-from penstock_converter.images import decode_image, encode_png, image_source
-from penstock_converter.mapping import Feature
-from penstock_converter.numbers import NumberDecoder
+from penstock_converter.mapping.fieldpath import FieldPath
+from penstock_converter.mapping.model import Feature
+from penstock_converter.messages.images import decode_image, encode_png, image_source
+from penstock_converter.messages.numbers import NumberDecoder
 
 from penstock.errors import DataFault
 

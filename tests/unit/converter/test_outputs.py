@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bag_recording import BAG_FORMATS, START_NS, barcode, number_of, robot_messages, write_bag
-from penstock_converter.job import run_job
-from penstock_converter.request import Job
+from penstock_converter.jobs.job import run_job
+from penstock_converter.jobs.request import Job
 
 import penstock
 

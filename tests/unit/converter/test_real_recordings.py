@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from penstock_converter.discovery import find_bags
-from penstock_converter.job import run_job
-from penstock_converter.mapping import Feature, LeRobotOutput, Mapping, Outputs, Rosbag
-from penstock_converter.request import Job
+from penstock_converter.jobs.job import run_job
+from penstock_converter.jobs.request import Job
+from penstock_converter.mapping.model import Feature, LeRobotOutput, Mapping, Outputs, Rosbag
+from penstock_converter.recordings.discovery import find_bags
 from rosbags.highlevel import AnyReader
 
 pytestmark = pytest.mark.real_data

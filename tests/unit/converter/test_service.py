@@ -9,9 +9,9 @@ import psutil
 import pytest
 import tenacity
 from bag_recording import robot_messages, write_bag
-from penstock_converter.conversions import Conversions
 from penstock_converter.service import ConverterService
-from penstock_converter.settings import ConverterSettings
+from penstock_converter.serving.conversions import Conversions
+from penstock_converter.serving.settings import ConverterSettings
 
 from penstock.client.converter import open_converter
 from penstock.client.health import check_health
@@ -64,7 +64,7 @@ def worker():
     (found,) = [
         child
         for child in psutil.Process().children()
-        if "penstock_converter.worker" in child.cmdline()
+        if "penstock_converter.serving.worker" in child.cmdline()
     ]
     return found
 

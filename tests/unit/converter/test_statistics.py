@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from penstock_converter.statistics import QUANTILES, ImageHistogram, of_columns
+from penstock_converter.outputs.statistics import QUANTILES, Histogram, of_columns
 
 RNG = np.random.default_rng(1)
 
@@ -10,7 +10,7 @@ RNG = np.random.default_rng(1)
 def test_statistics_of_images_are_exact_and_add_up_over_episodes():
     images = RNG.integers(0, 200, (5, 8, 12, 3), np.uint8)
     images[..., 2] = 7
-    parts = [ImageHistogram(), ImageHistogram()]
+    parts = [Histogram(np.zeros((3, 256), np.int64)), Histogram(np.zeros((3, 256), np.int64))]
     for number, image in enumerate(images):
         parts[number % 2].add(image)
     parts[0].merge(parts[1])

@@ -1,0 +1,1 @@
+"""Recordings into one dataset: staged one by one, joined, published."""

@@ -1,0 +1,189 @@
+"""Recordings that were converted and wait to be joined: a folder each, complete or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock_converter.jobs.durable import replace_synced, sync_folder, sync_tree
+from penstock_converter.jobs.outcome import FORMAT, BagOutcome
+from penstock_converter.jobs.recording import Work, convert_recording
+from penstock_converter.mapping.model import Mapping
+from penstock_converter.messages.schema import FeatureSchema, Schema
+from penstock_converter.outputs.hdf5 import Hdf5Episode
+from penstock_converter.outputs.lerobot_episode import LeRobotEpisode
+from penstock_converter.outputs.sink import EpisodeSink
+from penstock_converter.recordings.discovery import bag_files
+
+__all__ = ["HDF5_FILE", "Staged", "Stages", "stage_key"]
+
+HDF5_FILE = "episode.hdf5"
+_RECORD = "staged.json"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A recording that waits to be joined.
+
+    Attributes:
+        outcome: What became of it.
+        schema: What its features look like.
+        lengths: Rows of each episode.
+        folder: Where its episodes are.
+    """
+
+    outcome: BagOutcome
+    schema: Schema
+    lengths: tuple[int, ...]
+    folder: Path
+
+    def episode(self, number: int) -> Path:
+        """Folder of an episode."""
+        return _episode_folder(self.folder, number)
+
+
+class Stages:
+    """All recordings that wait, by key.
+
+    Several processes may stage at the same time, the same recording too: each works in a folder of
+    its own, which gets its name when it is complete and synced.
+
+    Args:
+        folder: Where they are kept; made if needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def find(self, key: str) -> Staged | None:
+        """The recording of that key, if it is complete."""
+        folder = self._folder / key
+        try:
+            content: dict[str, Any] = json.loads((folder / _RECORD).read_text("utf-8"))
+            schema = Schema(
+                {
+                    name: FeatureSchema(
+                        each["dtype"],
+                        tuple(each["shape"]),
+                        None if each["labels"] is None else tuple(each["labels"]),
+                    )
+                    for name, each in content["schema"].items()
+                }
+            )
+            outcome = BagOutcome(**content["outcome"])
+            return Staged(outcome, schema, tuple(content["lengths"]), folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def __bool__(self) -> bool:
+        """Whether any recording is complete."""
+        return any(self.find(entry.name) is not None for entry in self._folder.iterdir())
+
+    def keep_only(self, keys: Collection[str]) -> None:
+        """Remove what an earlier conversion of something else left, and what is incomplete."""
+        for entry in self._folder.iterdir():
+            if entry.name not in keys or self.find(entry.name) is None:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def convert(
+        self,
+        key: str,
+        bag: Path,
+        name: str,
+        mapping: Mapping,
+        *,
+        memory_bytes: int,
+        on_frame: Callable[[int, int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> Staged:
+        """Convert a recording.
+
+        Args:
+            key: See ``stage_key``.
+            bag: The recording.
+            name: What it is called in reports.
+            mapping: What becomes what.
+            memory_bytes: That this process may use.
+            on_frame: See ``convert_recording``.
+            cancelled: Asked before each frame.
+
+        Raises:
+            DataFault: The recording does not yield an episode.
+            Cancelled: ``cancelled`` said so.
+        """
+        attempt = self._folder / f".{key}.{secrets.token_hex(4)}"
+        attempt.mkdir()
+        try:
+
+            def sinks(number: int) -> Sequence[EpisodeSink]:
+                return _sinks(_episode_folder(attempt, number), mapping, bag.name)
+
+            work = Work(bag, mapping, sinks, memory_bytes)
+            choice, schema = convert_recording(work, on_frame=on_frame, cancelled=cancelled)
+            outcome = BagOutcome(
+                name,
+                state="converted",
+                episodes=len(choice.episodes),
+                frames=choice.frames,
+                images=choice.frames * sum(f.is_image for f in schema.features.values()),
+                next_observation=choice.episodes[-1].observations > choice.episodes[-1].count,
+                dropped=choice.dropped,
+                warnings=list(choice.warnings),
+            )
+            lengths = [frames.count for frames in choice.episodes]
+            described = {name: asdict(feature) for name, feature in schema.features.items()}
+            content = {"outcome": asdict(outcome), "schema": described, "lengths": lengths}
+            sync_tree(attempt)
+            partial = attempt / f"{_RECORD}.partial"
+            partial.write_text(json.dumps(content), "utf-8")
+            replace_synced(partial, attempt / _RECORD)
+            sync_folder(attempt)
+            self._publish(attempt, key)
+        finally:
+            shutil.rmtree(attempt, ignore_errors=True)
+        staged = self.find(key)
+        assert staged is not None  # noqa: S101 - just published
+        return staged
+
+    def _publish(self, attempt: Path, key: str) -> None:
+        final = self._folder / key
+        if self.find(key) is not None:
+            return  # somebody else has made the same
+        shutil.rmtree(final, ignore_errors=True)
+        attempt.rename(final)
+        sync_folder(self._folder)
+
+
+def stage_key(bag: Path, mapping: Mapping) -> str:
+    """Name of a recording's stage: changes with its files, its place and the mapping."""
+    stats = [(file.name, file.stat()) for file in bag_files(bag)]
+    identity = [
+        FORMAT,
+        mapping.without_speed(),
+        str(bag.resolve()),
+        [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+    ]
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _episode_folder(folder: Path, number: int) -> Path:
+    return folder / f"episode_{number:06d}"
+
+
+def _sinks(folder: Path, mapping: Mapping, source: str) -> list[EpisodeSink]:
+    folder.mkdir()
+    sinks: list[EpisodeSink] = []
+    outputs = mapping.outputs
+    if outputs.hdf5 is not None:
+        sinks.append(Hdf5Episode(folder / HDF5_FILE, mapping, outputs.hdf5, source))
+    if outputs.lerobot is not None:
+        sinks.append(LeRobotEpisode(folder, mapping, outputs.lerobot))
+    return sinks

@@ -1,0 +1,1 @@
+"""What becomes what: the mapping, its presets, and paths into messages."""

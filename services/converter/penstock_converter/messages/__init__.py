@@ -1,0 +1,1 @@
+"""Messages into pixels and vectors."""

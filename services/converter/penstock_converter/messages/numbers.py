@@ -1,0 +1,124 @@
+"""Messages with numbers into vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import DataFault
+from penstock_converter.mapping.fieldpath import FieldPath
+from penstock_converter.mapping.model import Part
+
+__all__ = ["NumberDecoder", "default_dtype"]
+
+JOINT_STATE = "sensor_msgs/msg/JointState"
+MAX_WIDTH = 65_536
+_PER_JOINT = ("position", "velocity", "effort")
+
+
+def default_dtype(kind: str) -> str:
+    """Type of a feature in the dataset, by the type of its messages."""
+    return "bool" if kind == "std_msgs/msg/Bool" else "float32"
+
+
+class NumberDecoder:
+    """Takes one vector out of messages; remembers the order of joints.
+
+    Args:
+        name: Name of the source, for messages.
+        part: What to take.
+        kind: Type of the messages.
+    """
+
+    def __init__(self, name: str, part: Part, kind: str) -> None:
+        self._name, self._part, self._kind = name, part, kind
+        field = part.field or ("position" if kind == JOINT_STATE else "data")
+        self._path = FieldPath.parse(field)
+        if part.names is not None and (kind != JOINT_STATE or field not in _PER_JOINT):
+            raise DataFault(
+                f"feature {name}: names select joints of {', '.join(_PER_JOINT)} of a JointState, "
+                f"not {field} of a {kind}",
+                reason="NOT_A_JOINT_STATE",
+            )
+        self._joint_state = kind == JOINT_STATE and field in _PER_JOINT
+        self._order: NDArray[np.intp] | None = None
+        self._seen: list[str] | None = None
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Names of the vector's elements, once a message was read; None if it has none."""
+        chosen = self._part.labels or self._part.names
+        return list(chosen) if chosen else self._seen
+
+    def __call__(self, message: Any) -> NDArray[np.float64]:
+        """Vector of a message, (D,) float64; D is 1 for single numbers.
+
+        Raises:
+            DataFault: No such field, not numbers, not finite, or joints in another order.
+        """
+        value = self._path.of(message)
+        try:
+            vector = np.atleast_1d(np.asarray(value))
+        except ValueError:
+            vector = np.empty(0, object)
+        if vector.ndim != 1 or vector.dtype.kind not in "biuf":
+            raise DataFault(
+                f"feature {self._name}: field {self._path.text} of a {self._kind} holds no numbers "
+                f"({type(value).__name__}): name a numeric field, e.g. {self._path.text}.x",
+                reason="NOT_NUMBERS",
+            )
+        if len(vector) > MAX_WIDTH:
+            raise DataFault(
+                f"feature {self._name}: field {self._path.text} has {len(vector)} elements, at "
+                f"most {MAX_WIDTH} are taken",
+                reason="TOO_WIDE",
+            )
+        if self._joint_state:
+            vector = self._by_joint(list(message.name), vector)
+        vector = vector.astype(np.float64)
+        if not len(vector):
+            raise DataFault(
+                f"feature {self._name}: field {self._path.text} of a {self._kind} is empty",
+                reason="EMPTY_FIELD",
+            )
+        if not np.isfinite(vector).all():
+            raise DataFault(
+                f"feature {self._name}: field {self._path.text} holds "
+                f"{vector[~np.isfinite(vector)][0]} at element "
+                f"{int(np.flatnonzero(~np.isfinite(vector))[0])}: repair the recording",
+                reason="NOT_FINITE",
+            )
+        return vector * self._part.scale if self._part.scale != 1.0 else vector
+
+    def _by_joint(self, joints: list[str], values: NDArray[Any]) -> NDArray[Any]:
+        if self._seen != joints or self._order is None:
+            self._order = self._find(joints, len(values))
+            self._seen = joints
+        if len(joints) != len(values):
+            raise DataFault(
+                f"feature {self._name}: {len(joints)} joint names, {len(values)} values of "
+                f"{self._path.text}",
+                reason="JOINT_COUNT",
+            )
+        return values[self._order]
+
+    def _find(self, joints: list[str], count: int) -> NDArray[np.intp]:
+        wanted = self._part.names
+        if wanted is None:
+            if self._seen is not None:
+                raise DataFault(
+                    f"feature {self._name}: the order of joints changes from {self._seen} to "
+                    f"{joints}: give names, then each joint is found by name",
+                    reason="JOINT_ORDER",
+                )
+            return np.arange(count)
+        missing = [joint for joint in wanted if joint not in joints]
+        if missing:
+            raise DataFault(
+                f"feature {self._name}: no joint {', '.join(missing)} in a message with "
+                f"{', '.join(joints)}",
+                reason="NO_SUCH_JOINT",
+            )
+        return np.array([joints.index(joint) for joint in wanted])

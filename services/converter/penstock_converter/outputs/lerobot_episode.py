@@ -1,0 +1,167 @@
+"""One episode for a LeRobot dataset, in a folder of its own until it is joined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from penstock_converter.frames.choice import Frames
+from penstock_converter.mapping.model import LeRobotOutput, Mapping
+from penstock_converter.messages.images import EncodedImage, encode_png
+from penstock_converter.messages.schema import Schema
+from penstock_converter.outputs.sink import Block, Image
+from penstock_converter.outputs.statistics import Histogram
+from penstock_converter.outputs.video import EpisodeCopier, EpisodeEncoder
+
+__all__ = ["HISTOGRAMS", "ROWS", "LeRobotEpisode", "video_file"]
+
+ROWS = "rows.parquet"
+HISTOGRAMS = "histograms.npz"
+COMPRESSION = "snappy"
+_IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_SAMPLES_LEAST, _SAMPLES_MOST, _SAMPLES_POWER = 100, 10_000, 0.75
+"""How many images of an episode stand for all: LeRobot's own rule."""
+
+
+class _Video(Protocol):
+    def add(self, image: Image) -> None: ...
+
+    def close(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+def video_file(folder: Path, feature: str) -> Path:
+    """Where the video of a feature is kept until its episode is joined."""
+    return folder / f"{feature}.mp4"
+
+
+class LeRobotEpisode:
+    """Writes the table of an episode without its numbers in the dataset, videos and histograms.
+
+    Args:
+        folder: Where to; exists, and is removed by whoever made it.
+        mapping: What becomes what.
+        output: The part of it for LeRobot.
+    """
+
+    def __init__(self, folder: Path, mapping: Mapping, output: LeRobotOutput) -> None:
+        self._folder, self._mapping, self._output = folder, mapping, output
+        self._length = 0
+        self._sampled_every = 1
+        self._histograms: dict[str, Histogram] = {}
+        self._videos: dict[str, _Video] = {}
+        self._parquet: pq.ParquetWriter | None = None
+
+    def begin(self, frames: Frames) -> None:
+        """Learn how long the episode is."""
+        self._length = frames.count
+        if self._output.samples_images:
+            samples = np.clip(frames.count**_SAMPLES_POWER, _SAMPLES_LEAST, _SAMPLES_MOST)
+            self._sampled_every = max(round(frames.count / samples), 1)
+
+    def wants_pixels(self, feature: str, frame: int) -> bool:
+        """Encoders want all of them, statistics those that are sampled."""
+        if frame >= self._length:
+            return False
+        encoded = self._is_video(feature) and self._output.codec != "copy"
+        return encoded or self._is_depth(feature) or frame % self._sampled_every == 0
+
+    def image(self, feature: str, frame: int, image: Image) -> EncodedImage | None:
+        """Encode one image, or pass on the file that it came as."""
+        if frame >= self._length:
+            return None
+        # Each camera has a thread and keys of its own in these dictionaries.
+        if image.pixels is not None and frame % self._sampled_every == 0:
+            if feature not in self._histograms:
+                self._histograms[feature] = Histogram.like(image.pixels)
+            self._histograms[feature].add(image.pixels)
+        if not self._is_video(feature):
+            if image.source is not None:
+                return image.source
+            assert image.pixels is not None  # noqa: S101 - raw images and depth are decoded
+            return encode_png(image.pixels)
+        if feature not in self._videos:
+            path, fps = video_file(self._folder, feature), self._mapping.fps
+            copy = self._output.codec == "copy"
+            self._videos[feature] = (
+                EpisodeCopier(path, fps, self._length)
+                if copy
+                else EpisodeEncoder(path, fps, self._output, self._length)
+            )
+        self._videos[feature].add(image)
+        return None
+
+    def rows(self, block: Block, schema: Schema) -> None:
+        """Write rows into the episode's table."""
+        columns: dict[str, Any] = {}
+        for name in self._mapping.features:
+            feature = schema.features[name]
+            if feature.dtype in ("image", "depth"):
+                columns[name] = _image_column(block, name)
+            elif feature.dtype != "video":
+                columns[name] = _number_column(block.numbers[name].astype(feature.dtype))
+        table = pa.table(columns)
+        if not columns:
+            # A table without columns forgets how many rows it has.
+            table = pa.table({"": pa.nulls(block.count)})
+        if self._parquet is None:
+            path = self._folder / ROWS
+            self._parquet = pq.ParquetWriter(path, table.schema, compression=COMPRESSION)
+        self._parquet.write_table(table.cast(self._parquet.schema))
+
+    def observation_after(self, numbers: dict[str, NDArray[np.float64]]) -> None:
+        """Datasets of LeRobot have no place for an observation without action."""
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._close_table()
+        for video in self._videos.values():
+            video.close()
+        # Names of features may hold what names in archives may not.
+        arrays: dict[str, Any] = {
+            "names": np.array(list(self._histograms), np.str_),
+            "images": np.array([found.images for found in self._histograms.values()], np.int64),
+        }
+        for index, found in enumerate(self._histograms.values()):
+            arrays[f"counts_{index}"] = found.counts
+        np.savez(self._folder / HISTOGRAMS, **arrays)
+
+    def abort(self) -> None:
+        """Let go of the files."""
+        self._close_table()
+        for video in self._videos.values():
+            video.discard()
+
+    def _close_table(self) -> None:
+        if self._parquet is not None:
+            self._parquet.close()
+            self._parquet = None
+
+    def _is_depth(self, feature: str) -> bool:
+        return self._mapping.features[feature].dtype == "depth"
+
+    def _is_video(self, feature: str) -> bool:
+        return self._output.video and self._mapping.features[feature].dtype in (None, "video")
+
+
+def _number_column(values: NDArray[Any]) -> pa.Array:
+    """(n, D) as lists of a fixed size; (n, 1) as plain numbers."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    if values.shape[1] == 1:
+        return flat
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _image_column(block: Block, name: str) -> pa.Array:
+    rows = [
+        {"bytes": file.data, "path": f"frame-{block.start + offset:06d}.{file.extension}"}
+        for offset, file in enumerate(block.files[name])
+        if file is not None
+    ]
+    return pa.array(rows, _IMAGE_TYPE)

@@ -1,0 +1,1 @@
+"""Rosbags of every kind: found, opened, looked at, salvaged."""

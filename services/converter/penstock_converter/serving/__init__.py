@@ -1,0 +1,1 @@
+"""The converter as a service: queue, worker processes, folders."""
