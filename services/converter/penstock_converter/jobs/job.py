@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -22,6 +20,13 @@ from penstock_converter.jobs.outcome import (
     Progress,
     fingerprint,
     write_outcome,
+)
+from penstock_converter.jobs.pool import (
+    Followed,
+    Task,
+    convert_in_pool,
+    peak_rss_bytes,
+    worker_count,
 )
 from penstock_converter.jobs.request import Job, existing_outcome
 from penstock_converter.jobs.stages import Staged, Stages, stage_key
@@ -87,7 +92,8 @@ class _Run:
         self._progress = Progress(bags)
         self._sizes = [sum(f.stat().st_size for f in bag_files(bag)) or 1 for bag in job.bags]
         self._shares = [0.0] * len(bags)
-        self._images = 0
+        self._staged: list[Staged | None] = [None] * len(bags)
+        self._others_bytes = 0
         self._begun = self._reported = time.monotonic()
 
     def run(self) -> Outcome:
@@ -102,9 +108,9 @@ class _Run:
             keys = [stage_key(bag, self._mapping) for bag in job.bags]
             stages.keep_only(set(keys))
             try:
-                staged = [self._stage(stages, index, key) for index, key in enumerate(keys)]
-                if any(staged):
-                    self._join(folder, staged, outcome)
+                self._convert(stages, keys)
+                if any(self._staged):
+                    self._join(folder, outcome)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 # What is incomplete is of no use, and may fill the disk.
@@ -114,24 +120,22 @@ class _Run:
         self._report()
         return outcome
 
-    def _join(self, folder: Path, staged: list[Staged | None], outcome: Outcome) -> None:
+    def _join(self, folder: Path, outcome: Outcome) -> None:
         job = self._job
         if job.hdf5 is None:
-            self._publish(folder, None, staged, outcome)
+            self._publish(folder, None, outcome)
             return
         with staging_folder(job.hdf5) as apart:
-            self._publish(folder, apart, staged, outcome)
+            self._publish(folder, apart, outcome)
             shutil.rmtree(apart, ignore_errors=True)
 
-    def _publish(
-        self, folder: Path, apart: Path | None, staged: list[Staged | None], outcome: Outcome
-    ) -> None:
+    def _publish(self, folder: Path, apart: Path | None, outcome: Outcome) -> None:
         job = self._job
         dataset = new_folder(folder / _DATASET)
         hdf5 = new_folder(apart / _DATASET) if apart is not None else None
-        outcome.frames = join(staged, self._mapping, dataset, hdf5, self._settle)
+        outcome.frames = join(self._staged, self._mapping, dataset, hdf5, self._settle)
         outcome.seconds = round(time.monotonic() - self._begun, 3)
-        outcome.peak_rss_bytes = _peak_rss_bytes()
+        outcome.peak_rss_bytes = self._peak_bytes()
         outcome.images = sum(bag.images for bag in outcome.converted)
         write_outcome(dataset, outcome)
         if hdf5 is not None and job.hdf5 is not None:
@@ -139,41 +143,76 @@ class _Run:
             publish(hdf5, job.hdf5)
         publish(dataset, job.out)
 
-    def _stage(self, stages: Stages, index: int, key: str) -> Staged | None:
-        """Convert a recording, unless that was done before the conversion was interrupted."""
-        bag, name = self._job.bags[index], self._job.name(index)
-        staged = stages.find(key)
-        outcome = self._progress.bags[index]
-        outcome.state = "running"
-        before = self._images
-        if staged is None:
-            try:
-                staged = stages.convert(
-                    key,
-                    bag,
-                    name,
-                    self._mapping,
-                    memory_bytes=memory_limit_bytes(),
-                    on_frame=lambda done, total, images: self._advance(index, done, total, images),
-                    cancelled=self._cancelled,
-                )
-            except Cancelled:
-                raise
-            except Exception as error:
-                self._images = before
-                if is_disk_full(error):
-                    raise
-                self._refuse(index, error)
+    def _convert(self, stages: Stages, keys: Sequence[str]) -> None:
+        """Stage all recordings that are not, here or in processes of their own."""
+        tasks: list[Task] = []
+        for index, key in enumerate(keys):
+            task = Task(index, key, self._job.bags[index], self._job.name(index))
+            if stages.find(key) is None:
+                tasks.append(task)
+            else:
+                log.info("taken up", bag=task.name)
+                self._ended(task, None, stages)
+        workers = worker_count(len(tasks), self._job.workers)
+        if workers > 1:
+            self._others_bytes = convert_in_pool(
+                stages.folder,
+                tasks,
+                self._mapping,
+                workers,
+                on_progress=self._follow,
+                on_end=lambda task, error: self._ended(task, error, stages),
+                cancelled=self._cancelled,
+            )
+            return
+        for task in tasks:
+            self._ended(task, self._convert_here(task, stages), stages)
+
+    def _convert_here(self, task: Task, stages: Stages) -> Exception | None:
+        try:
+            stages.convert(
+                task.key,
+                task.bag,
+                task.name,
+                self._mapping,
+                memory_bytes=memory_limit_bytes(),
+                on_frame=lambda done, total, images: self._follow(
+                    task, Followed(done, total, done * images)
+                ),
+                cancelled=self._cancelled,
+            )
+        except Cancelled:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever befell it is its outcome
+            return error
+        return None
+
+    def _follow(self, task: Task, now: Followed) -> None:
+        outcome = self._progress.bags[task.index]
+        if not now.total:
+            return
+        outcome.state, outcome.frames, outcome.images = "running", now.done, now.images
+        self._shares[task.index] = now.done / now.total
+        # A report names every recording: many of them, fewer reports.
+        period_s = _REPORT_PERIOD_S * max(1.0, len(self._sizes) / 1000)
+        if time.monotonic() - self._reported >= period_s:
+            self._report()
+
+    def _ended(self, task: Task, error: Exception | None, stages: Stages) -> None:
+        if error is not None:
+            if is_disk_full(error):
+                raise error
+            self._refuse(task.index, error)
         else:
-            log.info("taken up", bag=name)
-        if staged is not None:
-            self._progress.bags[index] = staged.outcome
-            staged.outcome.bag = name
+            staged = stages.find(task.key)
+            assert staged is not None  # noqa: S101 - it was just published
+            self._staged[task.index] = staged
+            self._progress.bags[task.index] = staged.outcome
+            staged.outcome.bag = task.name
             for warning in staged.outcome.warnings:
-                log.warning("look at this", bag=name, warning=warning)
-        self._shares[index] = 1.0
+                log.warning("look at this", bag=task.name, warning=warning)
+        self._shares[task.index] = 1.0
         self._report()
-        return staged
 
     def _settle(self, index: int, first_episode: int, error: DataFault | None) -> None:
         """Note where the episodes of a recording are, or why they are left out after all."""
@@ -197,15 +236,6 @@ class _Run:
             outcome.error = f"{bag}: the converter failed ({type(error).__name__}: {error})"
             log.error("refused", bag=str(bag), reason="INTERNAL", exc_info=error)
 
-    def _advance(self, index: int, done: int, total: int, images: int) -> None:
-        self._progress.bags[index].frames = done
-        self._images += images
-        self._shares[index] = done / total
-        # A report names every recording: many of them, fewer reports.
-        period_s = _REPORT_PERIOD_S * max(1.0, len(self._sizes) / 1000)
-        if time.monotonic() - self._reported >= period_s:
-            self._report()
-
     def _report(self) -> None:
         self._reported = time.monotonic()
         elapsed = max(self._reported - self._begun, 1e-6)
@@ -216,12 +246,11 @@ class _Run:
         progress.fraction = fraction
         progress.frames_done = frames
         progress.frames_total = round(frames / fraction) if fraction else 0
-        progress.images_per_s = self._images / elapsed
+        progress.images_per_s = sum(bag.images for bag in progress.bags) / elapsed
         progress.eta_s = elapsed * (1 - fraction) / fraction if fraction else -1.0
-        progress.peak_rss_bytes = _peak_rss_bytes()
+        progress.peak_rss_bytes = self._peak_bytes()
         self._on_progress(progress)
 
-
-def _peak_rss_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    def _peak_bytes(self) -> int:
+        """Of this process and of those that it has started."""
+        return peak_rss_bytes() + self._others_bytes

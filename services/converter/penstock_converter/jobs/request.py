@@ -25,6 +25,7 @@ class Job:
         out: Folder of the LeRobot dataset and of the report.
         hdf5: Folder of the HDF5 files; default ``hdf5`` in ``out``.
         overwrite: Replace a dataset that was made from other recordings or another mapping.
+        workers: Processes that convert recordings; default: as cores and memory allow.
         names: What recordings are called in the report; default: their paths.
     """
 
@@ -33,6 +34,7 @@ class Job:
     out: Path
     hdf5: Path | None = None
     overwrite: bool = False
+    workers: int | None = None
     names: tuple[str, ...] = ()
 
     def name(self, index: int) -> str:

@@ -54,17 +54,17 @@ class Stages:
     Several processes may stage at the same time, the same recording too: each works in a folder of
     its own, which gets its name when it is complete and synced.
 
-    Args:
+    Attributes:
         folder: Where they are kept; made if needed.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir(exist_ok=True)
 
     def find(self, key: str) -> Staged | None:
         """The recording of that key, if it is complete."""
-        folder = self._folder / key
+        folder = self.folder / key
         try:
             content: dict[str, Any] = json.loads((folder / _RECORD).read_text("utf-8"))
             schema = Schema(
@@ -84,11 +84,11 @@ class Stages:
 
     def __bool__(self) -> bool:
         """Whether any recording is complete."""
-        return any(self.find(entry.name) is not None for entry in self._folder.iterdir())
+        return any(self.find(entry.name) is not None for entry in self.folder.iterdir())
 
     def keep_only(self, keys: Collection[str]) -> None:
         """Remove what an earlier conversion of something else left, and what is incomplete."""
-        for entry in self._folder.iterdir():
+        for entry in self.folder.iterdir():
             if entry.name not in keys or self.find(entry.name) is None:
                 shutil.rmtree(entry, ignore_errors=True)
 
@@ -118,7 +118,7 @@ class Stages:
             DataFault: The recording does not yield an episode.
             Cancelled: ``cancelled`` said so.
         """
-        attempt = self._folder / f".{key}.{secrets.token_hex(4)}"
+        attempt = self.folder / f".{key}.{secrets.token_hex(4)}"
         attempt.mkdir()
         try:
 
@@ -153,12 +153,12 @@ class Stages:
         return staged
 
     def _publish(self, attempt: Path, key: str) -> None:
-        final = self._folder / key
+        final = self.folder / key
         if self.find(key) is not None:
             return  # somebody else has made the same
         shutil.rmtree(final, ignore_errors=True)
         attempt.rename(final)
-        sync_folder(self._folder)
+        sync_folder(self.folder)
 
 
 def stage_key(bag: Path, mapping: Mapping) -> str:
