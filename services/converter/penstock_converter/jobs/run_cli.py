@@ -1,0 +1,147 @@
+"""``penstock convert run``: recordings into a dataset, with a table of how far each is."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from penstock_converter.jobs.outcome import Outcome
+
+__all__ = ["PARTLY", "run"]
+
+PARTLY = 3
+"""Exit status when some recordings were refused and the others converted."""
+
+
+@click.command("run")
+@click.argument("inputs", nargs=-1, required=True, metavar="BAG... [KEY=VALUE]...")
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="YAML file, or the name of a preset: which topic becomes which feature.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of the dataset; appears when it is complete.",
+)
+@click.option(
+    "--hdf5",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the HDF5 files.  [default: hdf5 in OUT, if the mapping asks for them]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a dataset that was made differently.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Recordings at a time, a process each.  [default: half the cores, as memory allows]",
+)
+def run(
+    inputs: tuple[str, ...],
+    mapping: Path,
+    out: Path,
+    hdf5: Path | None,
+    workers: int | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Turn recordings into one dataset: LeRobot v3.0, HDF5 for the sampler, or both.
+
+    BAG is a ROS 1 .bag, a ROS 2 .mcap or .db3 file or the folder of a recording, or a folder of
+    such; each becomes an episode. KEY=VALUE changes the mapping. A recording that cannot be
+    converted is reported and the others go on. Doing it again reuses what is there, and takes up
+    what was interrupted.
+
+    The exit status is 0 when all recordings were converted, 3 when some were refused, 1 when
+    nothing was made.
+
+    \b
+    Examples:
+      penstock convert session.bag --mapping robot.yaml --out dataset
+      penstock convert bags/ --mapping robot.yaml --out dataset --hdf5 files
+      penstock convert bags/*.mcap --mapping robot.yaml --out dataset rosbag.chunk_size=200 fps=15
+    """
+    from rich.console import Console
+
+    from penstock_converter.jobs.job import run_job
+    from penstock_converter.jobs.live import LiveReport
+    from penstock_converter.jobs.request import HDF5_FOLDER, Job
+    from penstock_converter.mapping.parsing import load_mapping
+    from penstock_converter.quiet import hush_logs
+    from penstock_converter.recordings.discovery import find_bags
+
+    # The table below says what the log would.
+    hush_logs()
+    names = [text for text in inputs if "=" not in text or Path(text).exists()]
+    overrides = [text for text in inputs if text not in names]
+    if not names:
+        raise click.UsageError("name at least one recording")
+    bags = find_bags(names)
+    # A path such as "." gets the name that staging needs.
+    out, hdf5 = out.absolute(), hdf5.absolute() if hdf5 else None
+    if hdf5 == out / HDF5_FOLDER:
+        hdf5 = None
+    job = Job(tuple(bags), load_mapping(mapping, overrides), out, hdf5, overwrite, workers=workers)
+    console = Console(stderr=True)
+    with _cancelled_by_sigterm() as cancelled, LiveReport(console, len(bags)) as report:
+        outcome = run_job(job, report.show, cancelled.is_set)
+        if outcome.reused:
+            report.finish("done before")
+    _tell(console, outcome, out)
+    if not outcome.converted:
+        raise SystemExit(1)
+    if outcome.refused:
+        raise SystemExit(PARTLY)
+
+
+@contextmanager
+def _cancelled_by_sigterm() -> Generator[threading.Event]:
+    """Let SIGTERM end the conversion as Ctrl-C does: with nothing half done left behind."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell(console: Console, outcome: Outcome, out: Path) -> None:
+    from rich.markup import escape
+
+    for bag in outcome.refused:
+        console.print(
+            f"[red]refused[/red] {escape(bag.error)} [dim]({bag.reason})[/dim]", soft_wrap=True
+        )
+    for bag in outcome.converted:
+        for warning in bag.warnings:
+            console.print(
+                f"[yellow]look at[/yellow] {escape(bag.bag)}: {escape(warning)}", soft_wrap=True
+            )
+    dropped: dict[str, int] = {}
+    for bag in outcome.converted:
+        for reason, count in bag.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    for reason, count in dropped.items():
+        console.print(f"[dim]left out {count} frames: {escape(reason)}[/dim]", soft_wrap=True)
+    if not outcome.converted:
+        console.print("nothing was made: every recording was refused", style="bold red")
+        return
+    again = " (done before, reused)" if outcome.reused else ""
+    console.print(
+        f"{escape(str(out))}: {len(outcome.converted)} episodes, {outcome.frames} frames, "
+        f"{outcome.images} images in {outcome.seconds:.1f} s, peak memory "
+        f"{outcome.peak_rss_bytes / 1e6:.0f} MB{again}",
+        style="bold green",
+        soft_wrap=True,
+    )
