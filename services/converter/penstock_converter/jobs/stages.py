@@ -16,7 +16,6 @@ from penstock_converter.jobs.outcome import FORMAT, BagOutcome
 from penstock_converter.jobs.recording import Work, convert_recording
 from penstock_converter.mapping.model import Mapping
 from penstock_converter.messages.schema import FeatureSchema, Schema
-from penstock_converter.outputs.hdf5 import Hdf5Episode
 from penstock_converter.outputs.lerobot_episode import LeRobotEpisode
 from penstock_converter.outputs.sink import EpisodeSink
 from penstock_converter.recordings.discovery import bag_files
@@ -183,6 +182,8 @@ def _sinks(folder: Path, mapping: Mapping, source: str) -> list[EpisodeSink]:
     sinks: list[EpisodeSink] = []
     outputs = mapping.outputs
     if outputs.hdf5 is not None:
+        from penstock_converter.outputs.hdf5 import Hdf5Episode  # noqa: PLC0415 - h5py is large
+
         sinks.append(Hdf5Episode(folder / HDF5_FILE, mapping, outputs.hdf5, source))
     if outputs.lerobot is not None:
         sinks.append(LeRobotEpisode(folder, mapping, outputs.lerobot))
