@@ -15,7 +15,7 @@ import yaml
 from bag_recording import robot_messages, write_bag
 from penstock_converter.jobs.job import run_job
 from penstock_converter.jobs.outcome import Progress, read_outcome
-from penstock_converter.jobs.request import Job, existing_outcome
+from penstock_converter.jobs.request import Job, plan_job
 from penstock_converter.jobs.staging import staging_folder
 
 from penstock.errors import AlreadyExists, Cancelled, Conflict, InvalidInput, LimitExceeded
@@ -115,7 +115,7 @@ def test_hdf5_files_may_lie_elsewhere(bag, make_mapping, tmp_path):
     assert not (tmp_path / "out/hdf5").exists()
     assert run_job(job).reused
     shutil.rmtree(tmp_path / "files")
-    assert existing_outcome(job) is None
+    assert plan_job(job).present is None
 
 
 def test_a_folder_for_hdf5_needs_a_mapping_for_it(bag, make_mapping, tmp_path):

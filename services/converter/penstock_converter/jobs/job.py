@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from penstock.disk import is_disk_full
 from penstock.errors import Cancelled, DataFault, LimitExceeded, NotFound, PenstockError
 from penstock.memory import memory_limit_bytes
-from penstock_converter.jobs.joining import join
+from penstock_converter.jobs.joining import Grown, Places, join
 from penstock_converter.jobs.outcome import (
     BagOutcome,
     Outcome,
@@ -28,7 +29,7 @@ from penstock_converter.jobs.pool import (
     peak_rss_bytes,
     worker_count,
 )
-from penstock_converter.jobs.request import Job, existing_outcome
+from penstock_converter.jobs.request import HDF5_FOLDER, Job, Plan, plan_job
 from penstock_converter.jobs.stages import Staged, Stages, stage_key
 from penstock_converter.jobs.staging import new_folder, publish, staging_folder
 from penstock_converter.recordings.discovery import bag_files
@@ -62,13 +63,13 @@ def run_job(
     """
     if not job.bags:
         raise NotFound("no recordings are given", reason="NO_INPUT")
-    present = existing_outcome(job)
-    if present is not None:
-        log.info("reused", out=str(job.out), fingerprint=present.fingerprint)
-        return present
+    plan = plan_job(job)
+    if plan.present is not None:
+        log.info("reused", out=str(job.out), fingerprint=plan.present.fingerprint)
+        return plan.present
     cv2.setNumThreads(1)  # cameras run side by side already
     try:
-        return _Run(job, on_progress, cancelled).run()
+        return _Run(plan, on_progress, cancelled).run()
     except PenstockError:
         raise
     except Exception as error:
@@ -84,33 +85,27 @@ def run_job(
 
 class _Run:
     def __init__(
-        self, job: Job, on_progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+        self, plan: Plan, on_progress: Callable[[Progress], None], cancelled: Callable[[], bool]
     ) -> None:
-        self._job, self._mapping = job, job.mapping
+        self._job, self._previous = plan.job, plan.previous
+        job, self._mapping = plan.job, plan.job.mapping
         self._on_progress, self._cancelled = on_progress, cancelled
-        bags = [BagOutcome(job.name(index)) for index in range(len(job.bags))]
-        self._progress = Progress(bags)
+        self._progress = Progress([self._fresh(index) for index in range(len(job.bags))])
         self._sizes = [sum(f.stat().st_size for f in bag_files(bag)) or 1 for bag in job.bags]
-        self._shares = [0.0] * len(bags)
-        self._staged: list[Staged | None] = [None] * len(bags)
+        self._shares = [0.0] * len(job.bags)
+        self._staged: list[Staged | None] = [None] * len(job.bags)
         self._others_bytes = 0
         self._begun = self._reported = time.monotonic()
 
     def run(self) -> Outcome:
         job = self._job
-        outcome = Outcome(
-            fingerprint(job.bags, self._mapping),
-            self._progress.bags,
-            mapping=self._mapping.model_dump(mode="json"),
-        )
         with staging_folder(job.out) as folder:
             stages = Stages(folder / _RECORDINGS)
             keys = [stage_key(bag, self._mapping) for bag in job.bags]
             stages.keep_only(set(keys))
             try:
                 self._convert(stages, keys)
-                if any(self._staged):
-                    self._join(folder, outcome)
+                outcome = self._join(folder) if any(self._staged) else self._outcome({})
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 # What is incomplete is of no use, and may fill the disk.
@@ -120,28 +115,32 @@ class _Run:
         self._report()
         return outcome
 
-    def _join(self, folder: Path, outcome: Outcome) -> None:
-        job = self._job
-        if job.hdf5 is None:
-            self._publish(folder, None, outcome)
-            return
-        with staging_folder(job.hdf5) as apart:
-            self._publish(folder, apart, outcome)
+    def _join(self, folder: Path) -> Outcome:
+        """Make the dataset of all that is staged, and publish it."""
+        if self._job.hdf5 is None:
+            return self._publish(folder, None)
+        with staging_folder(self._job.hdf5) as apart:
+            outcome = self._publish(folder, apart)
             shutil.rmtree(apart, ignore_errors=True)
+        return outcome
 
-    def _publish(self, folder: Path, apart: Path | None, outcome: Outcome) -> None:
+    def _publish(self, folder: Path, apart: Path | None) -> Outcome:
         job = self._job
         dataset = new_folder(folder / _DATASET)
-        hdf5 = new_folder(apart / _DATASET) if apart is not None else None
-        outcome.frames = join(self._staged, self._mapping, dataset, hdf5, self._settle)
-        outcome.seconds = round(time.monotonic() - self._begun, 3)
-        outcome.peak_rss_bytes = self._peak_bytes()
-        outcome.images = sum(bag.images for bag in outcome.converted)
+        hdf5 = new_folder(apart / _DATASET) if apart is not None else dataset / HDF5_FOLDER
+        grown = None
+        if self._previous is not None:
+            before = Places(job.out, job.hdf5 or job.out / HDF5_FOLDER)
+            episodes = sum(bag.episodes for bag in self._previous.converted)
+            grown = Grown(before, episodes, self._previous.writer)
+        writer = join(self._staged, self._mapping, Places(dataset, hdf5), self._settle, grown)
+        outcome = self._outcome(writer)
         write_outcome(dataset, outcome)
-        if hdf5 is not None and job.hdf5 is not None:
+        if job.hdf5 is not None:
             write_outcome(hdf5, outcome)
             publish(hdf5, job.hdf5)
         publish(dataset, job.out)
+        return outcome
 
     def _convert(self, stages: Stages, keys: Sequence[str]) -> None:
         """Stage all recordings that are not, here or in processes of their own."""
@@ -209,17 +208,37 @@ class _Run:
             self._staged[task.index] = staged
             self._progress.bags[task.index] = staged.outcome
             staged.outcome.bag = task.name
+            staged.outcome.identity = self._job.identities[task.index]
             for warning in staged.outcome.warnings:
                 log.warning("look at this", bag=task.name, warning=warning)
         self._shares[task.index] = 1.0
         self._report()
+
+    def _outcome(self, writer: dict[str, Any]) -> Outcome:
+        """What was done; ``writer`` is what appending needs."""
+        before = self._previous.bags if self._previous is not None else []
+        bags = [*before, *self._progress.bags]
+        converted = [bag for bag in bags if bag.state == "converted"]
+        return Outcome(
+            fingerprint([bag.identity for bag in bags], self._mapping),
+            bags,
+            frames=sum(bag.frames for bag in converted),
+            images=sum(bag.images for bag in converted),
+            seconds=round(time.monotonic() - self._begun, 3),
+            peak_rss_bytes=self._peak_bytes(),
+            mapping=self._mapping.model_dump(mode="json"),
+            writer=writer,
+        )
+
+    def _fresh(self, index: int) -> BagOutcome:
+        return BagOutcome(self._job.name(index), self._job.identities[index])
 
     def _settle(self, index: int, first_episode: int, error: DataFault | None) -> None:
         """Note where the episodes of a recording are, or why they are left out after all."""
         if error is None:
             self._progress.bags[index].episode = first_episode
             return
-        self._progress.bags[index] = BagOutcome(self._job.name(index))
+        self._progress.bags[index] = self._fresh(index)
         told = f"{self._job.bags[index]}: {error.message}"
         self._refuse(index, DataFault(told, reason=error.reason))
 

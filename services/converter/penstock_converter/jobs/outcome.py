@@ -19,6 +19,7 @@ __all__ = [
     "Outcome",
     "Progress",
     "fingerprint",
+    "identify",
     "read_outcome",
     "write_outcome",
 ]
@@ -36,6 +37,7 @@ class BagOutcome:
 
     Attributes:
         bag: Its name.
+        identity: Digest of the names, sizes and times of its files.
         state: Where it stands.
         episode: Number of its first episode; -1 without one.
         episodes: How many it became.
@@ -49,6 +51,7 @@ class BagOutcome:
     """
 
     bag: str
+    identity: str = ""
     state: BagState = "waiting"
     episode: int = -1
     episodes: int = 0
@@ -96,6 +99,7 @@ class Outcome:
         seconds: How long it took.
         peak_rss_bytes: Largest memory of the process.
         mapping: The mapping with all its defaults.
+        writer: What appending needs; see ``WriterState``.
         reused: Whether the dataset was there already.
     """
 
@@ -106,6 +110,7 @@ class Outcome:
     seconds: float = 0.0
     peak_rss_bytes: int = 0
     mapping: dict[str, Any] = field(default_factory=dict)
+    writer: dict[str, Any] = field(default_factory=dict)
     reused: bool = False
 
     @property
@@ -119,16 +124,19 @@ class Outcome:
         return [bag for bag in self.bags if bag.state == "refused"]
 
 
-def fingerprint(bags: Sequence[Path], mapping: Mapping) -> str:
-    """Digest of all that decides the bytes of a dataset, 32 hexadecimal digits.
+def identify(bag: Path) -> str:
+    """Digest of a recording: its name, and names, sizes and times of modification of its files."""
+    stats = [(file.name, file.stat()) for file in bag_files(bag)]
+    return _digest([bag.name, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]])
 
-    Recordings count by name, sizes and times of modification of their files.
-    """
-    identity: list[object] = [FORMAT, mapping.without_speed()]
-    for bag in bags:
-        stats = [(file.name, file.stat()) for file in bag_files(bag)]
-        identity.append([bag.name, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]])
-    text = json.dumps(identity, sort_keys=True)
+
+def fingerprint(identities: Sequence[str], mapping: Mapping) -> str:
+    """Digest of all that decides the bytes of a dataset; ``identities`` as ``identify`` gives."""
+    return _digest([FORMAT, mapping.without_speed(), *identities])
+
+
+def _digest(content: list[Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -12,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from penstock_converter.jobs.durable import replace_synced, sync_folder, sync_tree
-from penstock_converter.jobs.outcome import FORMAT, BagOutcome
+from penstock_converter.jobs.outcome import BagOutcome, fingerprint, identify
 from penstock_converter.jobs.recording import Work, convert_recording
 from penstock_converter.mapping.model import Mapping
-from penstock_converter.messages.schema import FeatureSchema, Schema
+from penstock_converter.messages.schema import Schema
 from penstock_converter.outputs.lerobot_episode import LeRobotEpisode
 from penstock_converter.outputs.sink import EpisodeSink
-from penstock_converter.recordings.discovery import bag_files
 
 __all__ = ["HDF5_FILE", "Staged", "Stages", "stage_key"]
 
@@ -66,17 +66,8 @@ class Stages:
         folder = self.folder / key
         try:
             content: dict[str, Any] = json.loads((folder / _RECORD).read_text("utf-8"))
-            schema = Schema(
-                {
-                    name: FeatureSchema(
-                        each["dtype"],
-                        tuple(each["shape"]),
-                        None if each["labels"] is None else tuple(each["labels"]),
-                    )
-                    for name, each in content["schema"].items()
-                }
-            )
             outcome = BagOutcome(**content["outcome"])
+            schema = Schema.from_json(content["schema"])
             return Staged(outcome, schema, tuple(content["lengths"]), folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -137,8 +128,11 @@ class Stages:
                 warnings=list(choice.warnings),
             )
             lengths = [frames.count for frames in choice.episodes]
-            described = {name: asdict(feature) for name, feature in schema.features.items()}
-            content = {"outcome": asdict(outcome), "schema": described, "lengths": lengths}
+            content = {
+                "outcome": asdict(outcome),
+                "schema": schema.to_json(),
+                "lengths": lengths,
+            }
             sync_tree(attempt)
             partial = attempt / f"{_RECORD}.partial"
             partial.write_text(json.dumps(content), "utf-8")
@@ -162,15 +156,9 @@ class Stages:
 
 def stage_key(bag: Path, mapping: Mapping) -> str:
     """Name of a recording's stage: changes with its files, its place and the mapping."""
-    stats = [(file.name, file.stat()) for file in bag_files(bag)]
-    identity = [
-        FORMAT,
-        mapping.without_speed(),
-        str(bag.resolve()),
-        [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
-    ]
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    # Two recordings in different places may be alike by name, size and time.
+    place = hashlib.sha256(os.fsencode(bag.resolve())).hexdigest()
+    return fingerprint([identify(bag), place], mapping)
 
 
 def _episode_folder(folder: Path, number: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from penstock.errors import DataFault
 from penstock_converter.frames.choice import is_image
@@ -42,6 +42,34 @@ class Schema:
     def fork(self) -> Self:
         """A copy for one episode, so that a bag that is refused settles nothing."""
         return type(self)(dict(self.features))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            name: {
+                "dtype": feature.dtype,
+                "shape": list(feature.shape),
+                "labels": None if feature.labels is None else list(feature.labels),
+            }
+            for name, feature in self.features.items()
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """What ``to_json`` gave.
+
+        Raises:
+            KeyError, TypeError: It is something else.
+        """
+        features = {
+            name: FeatureSchema(
+                each["dtype"],
+                tuple(each["shape"]),
+                None if each["labels"] is None else tuple(each["labels"]),
+            )
+            for name, each in content.items()
+        }
+        return cls(features)
 
     def settle(self, name: str, found: FeatureSchema) -> None:
         """Learn or check a feature.

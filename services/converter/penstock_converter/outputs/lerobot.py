@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from penstock_converter.mapping.model import LeRobotOutput, Mapping
 from penstock_converter.messages.schema import FeatureSchema, Schema
+from penstock_converter.outputs.appending import FilePlace, WriterState
 from penstock_converter.outputs.lerobot_episode import HISTOGRAMS, ROWS, video_file
-from penstock_converter.outputs.shards import FILES_PER_FOLDER
+from penstock_converter.outputs.shards import FILES_PER_FOLDER, shards_in
 from penstock_converter.outputs.spool import Spool
 from penstock_converter.outputs.statistics import (
     Histogram,
@@ -41,6 +42,7 @@ _FRAME_COLUMNS = {
 _FRAME_BYTES = 36
 """What the columns of every dataset add to a row, before compression."""
 
+_META_PLACE = "meta/episodes/"
 _EPISODE_ROWS = 100
 
 
@@ -118,8 +120,53 @@ class LeRobotWriter:
         if len(self._rows) >= _EPISODE_ROWS:
             self._flush_meta()
 
-    def finish(self) -> None:
-        """Write metadata and close everything; ``meta/info.json`` comes last."""
+    def resume(self, dataset: Path, state: WriterState) -> None:
+        """Go on with a finished dataset, whose files are linked or copied and stay as they are.
+
+        Args:
+            dataset: Its folder.
+            state: Where its writer stood.
+        """
+        self.frames, self.episodes = state.frames, state.episodes
+        self._histograms.update(state.histograms)
+        files = shards_in(dataset / "data", "parquet")
+        self._recall(files)
+        self._data.resume(files, state.data.shard, state.data.size_bytes)
+        files = shards_in(dataset / "meta" / "episodes", "parquet")
+        skip = 0
+        if state.waiting:
+            last = pq.ParquetFile(files[-1])
+            waiting = last.read_row_group(last.num_row_groups - 1).to_pylist()
+            self._rows = [
+                {key: value for key, value in row.items() if not key.startswith(_META_PLACE)}
+                for row in waiting
+            ]
+            if last.num_row_groups > 1:
+                skip = 1
+            else:
+                files = files[:-1]
+        if files:
+            place = state.meta
+            self._meta.resume(files, place.shard, place.size_bytes, skip=skip, rows_of_lists=True)
+        for name, place in state.videos.items():
+            self._video(name).resume(shards_in(dataset / "videos" / name, "mp4"), place)
+
+    def finish(self) -> WriterState:
+        """Write metadata and close everything; ``meta/info.json`` comes last.
+
+        Returns:
+            What ``resume`` takes to append further episodes one day.
+        """
+        state = WriterState(
+            self.schema,
+            self.frames,
+            self.episodes,
+            FilePlace(*self._data.place),
+            FilePlace(*self._meta.place),
+            len(self._rows),
+            {name: video.place for name, video in self._videos.items()},
+            self._histograms,
+        )
         self._flush_meta()
         self._data.close()
         self._meta.close()
@@ -136,6 +183,7 @@ class LeRobotWriter:
         (meta / "stats.json").write_text(json.dumps(statistics, indent=4), "utf-8")
         (meta / "info.json").write_text(json.dumps(self._info(), indent=4), "utf-8")
         self.close()
+        return state
 
     def close(self) -> None:
         """Let go of open files."""
@@ -170,6 +218,17 @@ class LeRobotWriter:
                     columns[name] = pa.chunked_array([pa.array(values)])
                 start += count
                 yield pa.table(columns).replace_schema_metadata(metadata)
+
+    def _recall(self, files: Sequence[Path]) -> None:
+        """Read the numbers of rows that are there, for statistics of the whole dataset."""
+        dtypes = {name: f.dtype for name, f in self._features() if not f.is_image}
+        dtypes.update(_FRAME_COLUMNS)
+        for file in files:
+            with pq.ParquetFile(file) as source:
+                for group in range(source.num_row_groups):
+                    table = source.read_row_group(group, list(dtypes))
+                    for name, dtype in dtypes.items():
+                        self._keep(name, _matrix(table[name], table.num_rows), dtype)
 
     def _frame_columns(self, start: int, count: int) -> dict[str, NDArray[Any]]:
         frames = np.arange(start, start + count, dtype=np.int64)
@@ -213,10 +272,7 @@ class LeRobotWriter:
             return
         size = sum(len(json.dumps(row)) for row in self._rows)
         shard = self._meta.peek(size)
-        place = {
-            "meta/episodes/chunk_index": shard.chunk,
-            "meta/episodes/file_index": shard.file,
-        }
+        place = {f"{_META_PLACE}chunk_index": shard.chunk, f"{_META_PLACE}file_index": shard.file}
         self._meta.append_rows([{**row, **place} for row in self._rows], size)
         self._rows.clear()
 

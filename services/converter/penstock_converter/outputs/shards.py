@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["FILES_PER_FOLDER", "Shard", "shard_path"]
+__all__ = ["FILES_PER_FOLDER", "Shard", "link", "shard_path", "shards_in"]
 
 FILES_PER_FOLDER = 1000
 
@@ -26,3 +28,17 @@ class Shard(NamedTuple):
 def shard_path(folder: Path, shard: Shard, extension: str) -> Path:
     """Where the file lies."""
     return folder / f"chunk-{shard.chunk:03d}" / f"file-{shard.file:03d}.{extension}"
+
+
+def shards_in(folder: Path, extension: str) -> list[Path]:
+    """All files that lie there, in order."""
+    return sorted(folder.glob(f"chunk-*/file-*.{extension}"), key=lambda file: file.parts[-2:])
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or make a copy where the disk has no such thing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock_converter.outputs.shards import FILES_PER_FOLDER, Shard, shard_path
+from penstock_converter.outputs.shards import FILES_PER_FOLDER, Shard, link, shard_path
 
 __all__ = ["TableShards", "write_tasks"]
 
@@ -48,6 +48,43 @@ class TableShards:
         writer, _ = self._room(size_bytes, table.schema)
         writer.write_table(table)
 
+    def resume(
+        self,
+        files: Sequence[Path],
+        shard: Shard,
+        size_bytes: int,
+        *,
+        skip: int = 0,
+        rows_of_lists: bool = False,
+    ) -> None:
+        """Go on with a table that was finished before.
+
+        Args:
+            files: Its files in order; all but the last one get a second name.
+            shard: Of the last file.
+            size_bytes: What was appended to the last file, as ``append`` was told.
+            skip: Row groups at the end of the last file that are not taken.
+            rows_of_lists: Whether they were written by ``append_rows``.
+        """
+        for number, file in enumerate(files[:-1]):
+            place = Shard(*divmod(number, FILES_PER_FOLDER))
+            link(file, shard_path(self._folder, place, "parquet"))
+        with pq.ParquetFile(files[-1]) as source:
+            schema = source.schema_arrow
+            if rows_of_lists:
+                # Lists are read with another name of their elements than they are made with.
+                fields = [pa.field(each.name, _as_made(each.type)) for each in schema]
+                schema = pa.schema(fields, schema.metadata)
+            writer, _ = self._open(shard, schema)
+            for group in range(source.num_row_groups - skip):
+                writer.write_table(source.read_row_group(group).cast(schema))
+        self._bytes = size_bytes
+
+    @property
+    def place(self) -> tuple[Shard, int]:
+        """The current file and what was appended to it; see ``resume``."""
+        return self._shard or Shard(0, 0), self._bytes
+
     def peek(self, size_bytes: int) -> Shard:
         """The file that the next ``size_bytes`` would go to."""
         if self._shard is None:
@@ -63,14 +100,25 @@ class TableShards:
 
     def _room(self, size_bytes: int, schema: pa.Schema) -> tuple[pq.ParquetWriter, Shard]:
         shard = self.peek(size_bytes)
-        if self._writer is None or shard != self._shard:
-            self.close()
-            path = shard_path(self._folder, shard, "parquet")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(path, schema, compression=_COMPRESSION)
-            self._shard, self._bytes = shard, 0
+        writer = self._writer
+        if writer is None or shard != self._shard:
+            writer, self._bytes = self._open(shard, schema)
         self._bytes += size_bytes
-        return self._writer, shard
+        return writer, shard
+
+    def _open(self, shard: Shard, schema: pa.Schema) -> tuple[pq.ParquetWriter, int]:
+        """Begin a file, which holds nothing yet."""
+        self.close()
+        path = shard_path(self._folder, shard, "parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(path, schema, compression=_COMPRESSION)
+        self._shard = shard
+        return self._writer, 0
+
+
+def _as_made(kind: pa.DataType) -> pa.DataType:
+    """The type as it is inferred from Python's lists."""
+    return pa.list_(_as_made(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def write_tasks(path: Path, tasks: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from penstock.errors import DataFault, Internal
 from penstock_converter.mapping.model import LeRobotOutput
-from penstock_converter.outputs.shards import Shard, shard_path
+from penstock_converter.outputs.appending import FilePlace
+from penstock_converter.outputs.shards import Shard, link, shard_path
 from penstock_converter.outputs.sink import Image
 
 __all__ = ["EpisodeCopier", "EpisodeEncoder", "VideoPlace", "VideoShards", "video_info"]
@@ -198,6 +200,21 @@ class VideoShards:
         self._bytes += size
         assert self._shard is not None  # noqa: S101 - set with the output
         return VideoPlace(self._shard, begin / self._fps, self._frames / self._fps)
+
+    def resume(self, files: Sequence[Path], place: FilePlace) -> None:
+        """Go on with files that were finished before; all but the last one get a second name."""
+        for number, file in enumerate(files[:-1]):
+            shard = Shard(*divmod(number, self._per_folder))
+            link(file, shard_path(self._folder, shard, "mp4"))
+        if len(files) > 1:
+            self._shard = Shard(*divmod(len(files) - 2, self._per_folder))
+        self.append(files[-1], place.frames)
+        self._bytes = place.size_bytes
+
+    @property
+    def place(self) -> FilePlace:
+        """The current file, and what was appended to it."""
+        return FilePlace(self._shard or Shard(0, 0), self._bytes, self._frames)
 
     def close(self) -> None:
         """Finish the current file."""

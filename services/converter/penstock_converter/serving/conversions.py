@@ -19,8 +19,8 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from penstock.errors import AlreadyExists, NotFound, Unavailable
-from penstock_converter.jobs.outcome import BagOutcome, Progress, fingerprint
-from penstock_converter.jobs.request import Job, existing_outcome
+from penstock_converter.jobs.outcome import BagOutcome, Progress
+from penstock_converter.jobs.request import Job, plan_job
 from penstock_converter.mapping.parsing import parse_mapping
 from penstock_converter.serving.roots import resolve_inputs, resolve_output
 from penstock_converter.serving.settings import ConverterSettings
@@ -108,8 +108,8 @@ class Conversions:
         names = tuple(str(bag.relative_to(root)) for bag in bags)
         out = resolve_output(self._settings.output_root, output)
         job = Job(tuple(bags), mapping, out, overwrite=overwrite, names=names)
-        digest = fingerprint(bags, mapping)
-        present = existing_outcome(job)
+        digest = job.fingerprint
+        present = plan_job(job).present
         with self._changed:
             if self._closing:
                 raise Unavailable("the converter is stopping", retry_after_s=1.0)
