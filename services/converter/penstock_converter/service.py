@@ -57,6 +57,7 @@ class ConverterService(ConverterServiceServicer):
             request.mapping_yaml,
             list(request.overrides),
             overwrite=request.overwrite,
+            append=request.append,
         )
         return pb.StartConversionResponse(conversion=_message(conversion))
 
@@ -100,6 +101,8 @@ def _message(conversion: Conversion) -> pb.Conversion:
                 dropped=bag.dropped,
                 error=bag.error,
                 reason=bag.reason,
+                episodes=bag.episodes,
+                warnings=bag.warnings,
             )
             for bag in progress.bags
         ],

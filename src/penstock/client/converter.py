@@ -37,7 +37,7 @@ _ENDED = frozenset({"succeeded", "partly succeeded", "failed", "cancelled"})
 
 @dataclass(frozen=True)
 class BagOutcome:
-    """What became of one bag; ``dropped`` counts frames by reason."""
+    """What became of one bag; ``dropped`` counts frames by reason, ``warnings`` are for people."""
 
     bag: str
     state: str
@@ -45,6 +45,8 @@ class BagOutcome:
     dropped: dict[str, int]
     reason: str
     error: str
+    episodes: int
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class ConverterClient:
         *,
         overrides: Sequence[str] = (),
         overwrite: bool = False,
+        append: bool = False,
     ) -> Conversion:
         """Queue a conversion; asking again for the same answers with it as it stands.
 
@@ -93,6 +96,7 @@ class ConverterClient:
             mapping_yaml: Text of the mapping.
             overrides: Dotted settings such as ``rosbag.chunk_size=1000``.
             overwrite: Replace an output that was made differently.
+            append: Add the bags that the output does not have yet.
         """
         request = pb.StartConversionRequest(
             inputs=inputs,
@@ -100,6 +104,7 @@ class ConverterClient:
             mapping_yaml=mapping_yaml,
             overrides=overrides,
             overwrite=overwrite,
+            append=append,
         )
 
         def ask() -> pb.StartConversionResponse:
@@ -186,6 +191,8 @@ def _conversion(message: pb.Conversion) -> Conversion:
                 dict(bag.dropped),
                 bag.reason,
                 bag.error,
+                bag.episodes,
+                tuple(bag.warnings),
             )
             for bag in message.bags
         ),

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpenstock/v1/converter.proto\x12\x0bpenstock.v1\"t\n\x16StartConversionRequest\x12\x0e\n\x06inputs\x18\x01 \x03(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\x14\n\x0cmapping_yaml\x18\x03 \x01(\t\x12\x11\n\toverrides\x18\x04 \x03(\t\x12\x11\n\toverwrite\x18\x05 \x01(\x08\"F\n\x17StartConversionResponse\x12+\n\nconversion\x18\x01 \x01(\x0b\x32\x17.penstock.v1.Conversion\"\xb0\x02\n\nConversion\x12\x15\n\rconversion_id\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.penstock.v1.ConversionState\x12%\n\x04\x62\x61gs\x18\x04 \x03(\x0b\x32\x17.penstock.v1.BagOutcome\x12\x13\n\x0b\x66rames_done\x18\x05 \x01(\x04\x12\x14\n\x0c\x66rames_total\x18\x06 \x01(\x04\x12\x14\n\x0cimages_per_s\x18\x07 \x01(\x01\x12\r\n\x05\x65ta_s\x18\x08 \x01(\x01\x12\x16\n\x0epeak_rss_bytes\x18\t \x01(\x04\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x0b \x01(\x03\x12\x17\n\x0fupdated_unix_ms\x18\x0c \x01(\x03\"\xd5\x01\n\nBagOutcome\x12\x0b\n\x03\x62\x61g\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.penstock.v1.BagState\x12\x0e\n\x06\x66rames\x18\x03 \x01(\x04\x12\x35\n\x07\x64ropped\x18\x04 \x03(\x0b\x32$.penstock.v1.BagOutcome.DroppedEntry\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"/\n\x16WatchConversionRequest\x12\x15\n\rconversion_id\x18\x01 \x01(\t\"F\n\x17WatchConversionResponse\x12+\n\nconversion\x18\x01 \x01(\x0b\x32\x17.penstock.v1.Conversion\"0\n\x17\x43\x61ncelConversionRequest\x12\x15\n\rconversion_id\x18\x01 \x01(\t\"G\n\x18\x43\x61ncelConversionResponse\x12+\n\nconversion\x18\x01 \x01(\x0b\x32\x17.penstock.v1.Conversion\"\x18\n\x16ListConversionsRequest\"G\n\x17ListConversionsResponse\x12,\n\x0b\x63onversions\x18\x01 \x03(\x0b\x32\x17.penstock.v1.Conversion*\xf2\x01\n\x0f\x43onversionState\x12 \n\x1c\x43ONVERSION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43ONVERSION_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x43ONVERSION_STATE_RUNNING\x10\x02\x12\x1e\n\x1a\x43ONVERSION_STATE_SUCCEEDED\x10\x03\x12%\n!CONVERSION_STATE_PARTLY_SUCCEEDED\x10\x04\x12\x1b\n\x17\x43ONVERSION_STATE_FAILED\x10\x05\x12\x1e\n\x1a\x43ONVERSION_STATE_CANCELLED\x10\x06*\x83\x01\n\x08\x42\x61gState\x12\x19\n\x15\x42\x41G_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42\x41G_STATE_WAITING\x10\x01\x12\x15\n\x11\x42\x41G_STATE_RUNNING\x10\x02\x12\x17\n\x13\x42\x41G_STATE_CONVERTED\x10\x03\x12\x15\n\x11\x42\x41G_STATE_REFUSED\x10\x04\x32\x8f\x03\n\x10\x43onverterService\x12\\\n\x0fStartConversion\x12#.penstock.v1.StartConversionRequest\x1a$.penstock.v1.StartConversionResponse\x12^\n\x0fWatchConversion\x12#.penstock.v1.WatchConversionRequest\x1a$.penstock.v1.WatchConversionResponse0\x01\x12_\n\x10\x43\x61ncelConversion\x12$.penstock.v1.CancelConversionRequest\x1a%.penstock.v1.CancelConversionResponse\x12\\\n\x0fListConversions\x12#.penstock.v1.ListConversionsRequest\x1a$.penstock.v1.ListConversionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpenstock/v1/converter.proto\x12\x0bpenstock.v1\"\x84\x01\n\x16StartConversionRequest\x12\x0e\n\x06inputs\x18\x01 \x03(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\x14\n\x0cmapping_yaml\x18\x03 \x01(\t\x12\x11\n\toverrides\x18\x04 \x03(\t\x12\x11\n\toverwrite\x18\x05 \x01(\x08\x12\x0e\n\x06\x61ppend\x18\x06 \x01(\x08\"F\n\x17StartConversionResponse\x12+\n\nconversion\x18\x01 \x01(\x0b\x32\x17.penstock.v1.Conversion\"\xb0\x02\n\nConversion\x12\x15\n\rconversion_id\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.penstock.v1.ConversionState\x12%\n\x04\x62\x61gs\x18\x04 \x03(\x0b\x32\x17.penstock.v1.BagOutcome\x12\x13\n\x0b\x66rames_done\x18\x05 \x01(\x04\x12\x14\n\x0c\x66rames_total\x18\x06 \x01(\x04\x12\x14\n\x0cimages_per_s\x18\x07 \x01(\x01\x12\r\n\x05\x65ta_s\x18\x08 \x01(\x01\x12\x16\n\x0epeak_rss_bytes\x18\t \x01(\x04\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x0b \x01(\x03\x12\x17\n\x0fupdated_unix_ms\x18\x0c \x01(\x03\"\xf9\x01\n\nBagOutcome\x12\x0b\n\x03\x62\x61g\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.penstock.v1.BagState\x12\x0e\n\x06\x66rames\x18\x03 \x01(\x04\x12\x35\n\x07\x64ropped\x18\x04 \x03(\x0b\x32$.penstock.v1.BagOutcome.DroppedEntry\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x10\n\x08\x65pisodes\x18\x07 \x01(\r\x12\x10\n\x08warnings\x18\x08 \x03(\t\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"/\n\x16WatchConversionRequest\x12\x15\n\rconversion_id\x18\x01 \x01(\t\"F\n\x17WatchConversionResponse\x12+\n\nconversion\x18\x01 \x01(\x0b\x32\x17.penstock.v1.Conversion\"0\n\x17\x43\x61ncelConversionRequest\x12\x15\n\rconversion_id\x18\x01 \x01(\t\"G\n\x18\x43\x61ncelConversionResponse\x12+\n\nconversion\x18\x01 \x01(\x0b\x32\x17.penstock.v1.Conversion\"\x18\n\x16ListConversionsRequest\"G\n\x17ListConversionsResponse\x12,\n\x0b\x63onversions\x18\x01 \x03(\x0b\x32\x17.penstock.v1.Conversion*\xf2\x01\n\x0f\x43onversionState\x12 \n\x1c\x43ONVERSION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43ONVERSION_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x43ONVERSION_STATE_RUNNING\x10\x02\x12\x1e\n\x1a\x43ONVERSION_STATE_SUCCEEDED\x10\x03\x12%\n!CONVERSION_STATE_PARTLY_SUCCEEDED\x10\x04\x12\x1b\n\x17\x43ONVERSION_STATE_FAILED\x10\x05\x12\x1e\n\x1a\x43ONVERSION_STATE_CANCELLED\x10\x06*\x83\x01\n\x08\x42\x61gState\x12\x19\n\x15\x42\x41G_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42\x41G_STATE_WAITING\x10\x01\x12\x15\n\x11\x42\x41G_STATE_RUNNING\x10\x02\x12\x17\n\x13\x42\x41G_STATE_CONVERTED\x10\x03\x12\x15\n\x11\x42\x41G_STATE_REFUSED\x10\x04\x32\x8f\x03\n\x10\x43onverterService\x12\\\n\x0fStartConversion\x12#.penstock.v1.StartConversionRequest\x1a$.penstock.v1.StartConversionResponse\x12^\n\x0fWatchConversion\x12#.penstock.v1.WatchConversionRequest\x1a$.penstock.v1.WatchConversionResponse0\x01\x12_\n\x10\x43\x61ncelConversion\x12$.penstock.v1.CancelConversionRequest\x1a%.penstock.v1.CancelConversionResponse\x12\\\n\x0fListConversions\x12#.penstock.v1.ListConversionsRequest\x1a$.penstock.v1.ListConversionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,32 +33,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BAGOUTCOME_DROPPEDENTRY']._loaded_options = None
   _globals['_BAGOUTCOME_DROPPEDENTRY']._serialized_options = b'8\001'
-  _globals['_CONVERSIONSTATE']._serialized_start=1101
-  _globals['_CONVERSIONSTATE']._serialized_end=1343
-  _globals['_BAGSTATE']._serialized_start=1346
-  _globals['_BAGSTATE']._serialized_end=1477
-  _globals['_STARTCONVERSIONREQUEST']._serialized_start=44
-  _globals['_STARTCONVERSIONREQUEST']._serialized_end=160
-  _globals['_STARTCONVERSIONRESPONSE']._serialized_start=162
-  _globals['_STARTCONVERSIONRESPONSE']._serialized_end=232
-  _globals['_CONVERSION']._serialized_start=235
-  _globals['_CONVERSION']._serialized_end=539
-  _globals['_BAGOUTCOME']._serialized_start=542
-  _globals['_BAGOUTCOME']._serialized_end=755
-  _globals['_BAGOUTCOME_DROPPEDENTRY']._serialized_start=709
-  _globals['_BAGOUTCOME_DROPPEDENTRY']._serialized_end=755
-  _globals['_WATCHCONVERSIONREQUEST']._serialized_start=757
-  _globals['_WATCHCONVERSIONREQUEST']._serialized_end=804
-  _globals['_WATCHCONVERSIONRESPONSE']._serialized_start=806
-  _globals['_WATCHCONVERSIONRESPONSE']._serialized_end=876
-  _globals['_CANCELCONVERSIONREQUEST']._serialized_start=878
-  _globals['_CANCELCONVERSIONREQUEST']._serialized_end=926
-  _globals['_CANCELCONVERSIONRESPONSE']._serialized_start=928
-  _globals['_CANCELCONVERSIONRESPONSE']._serialized_end=999
-  _globals['_LISTCONVERSIONSREQUEST']._serialized_start=1001
-  _globals['_LISTCONVERSIONSREQUEST']._serialized_end=1025
-  _globals['_LISTCONVERSIONSRESPONSE']._serialized_start=1027
-  _globals['_LISTCONVERSIONSRESPONSE']._serialized_end=1098
-  _globals['_CONVERTERSERVICE']._serialized_start=1480
-  _globals['_CONVERTERSERVICE']._serialized_end=1879
+  _globals['_CONVERSIONSTATE']._serialized_start=1154
+  _globals['_CONVERSIONSTATE']._serialized_end=1396
+  _globals['_BAGSTATE']._serialized_start=1399
+  _globals['_BAGSTATE']._serialized_end=1530
+  _globals['_STARTCONVERSIONREQUEST']._serialized_start=45
+  _globals['_STARTCONVERSIONREQUEST']._serialized_end=177
+  _globals['_STARTCONVERSIONRESPONSE']._serialized_start=179
+  _globals['_STARTCONVERSIONRESPONSE']._serialized_end=249
+  _globals['_CONVERSION']._serialized_start=252
+  _globals['_CONVERSION']._serialized_end=556
+  _globals['_BAGOUTCOME']._serialized_start=559
+  _globals['_BAGOUTCOME']._serialized_end=808
+  _globals['_BAGOUTCOME_DROPPEDENTRY']._serialized_start=762
+  _globals['_BAGOUTCOME_DROPPEDENTRY']._serialized_end=808
+  _globals['_WATCHCONVERSIONREQUEST']._serialized_start=810
+  _globals['_WATCHCONVERSIONREQUEST']._serialized_end=857
+  _globals['_WATCHCONVERSIONRESPONSE']._serialized_start=859
+  _globals['_WATCHCONVERSIONRESPONSE']._serialized_end=929
+  _globals['_CANCELCONVERSIONREQUEST']._serialized_start=931
+  _globals['_CANCELCONVERSIONREQUEST']._serialized_end=979
+  _globals['_CANCELCONVERSIONRESPONSE']._serialized_start=981
+  _globals['_CANCELCONVERSIONRESPONSE']._serialized_end=1052
+  _globals['_LISTCONVERSIONSREQUEST']._serialized_start=1054
+  _globals['_LISTCONVERSIONSREQUEST']._serialized_end=1078
+  _globals['_LISTCONVERSIONSRESPONSE']._serialized_start=1080
+  _globals['_LISTCONVERSIONSRESPONSE']._serialized_end=1151
+  _globals['_CONVERTERSERVICE']._serialized_start=1533
+  _globals['_CONVERTERSERVICE']._serialized_end=1932
 # @@protoc_insertion_point(module_scope)

@@ -38,18 +38,20 @@ BAG_STATE_CONVERTED: BagState
 BAG_STATE_REFUSED: BagState
 
 class StartConversionRequest(_message.Message):
-    __slots__ = ("inputs", "output", "mapping_yaml", "overrides", "overwrite")
+    __slots__ = ("inputs", "output", "mapping_yaml", "overrides", "overwrite", "append")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     MAPPING_YAML_FIELD_NUMBER: _ClassVar[int]
     OVERRIDES_FIELD_NUMBER: _ClassVar[int]
     OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
     inputs: _containers.RepeatedScalarFieldContainer[str]
     output: str
     mapping_yaml: str
     overrides: _containers.RepeatedScalarFieldContainer[str]
     overwrite: bool
-    def __init__(self, inputs: _Optional[_Iterable[str]] = ..., output: _Optional[str] = ..., mapping_yaml: _Optional[str] = ..., overrides: _Optional[_Iterable[str]] = ..., overwrite: bool = ...) -> None: ...
+    append: bool
+    def __init__(self, inputs: _Optional[_Iterable[str]] = ..., output: _Optional[str] = ..., mapping_yaml: _Optional[str] = ..., overrides: _Optional[_Iterable[str]] = ..., overwrite: bool = ..., append: bool = ...) -> None: ...
 
 class StartConversionResponse(_message.Message):
     __slots__ = ("conversion",)
@@ -86,7 +88,7 @@ class Conversion(_message.Message):
     def __init__(self, conversion_id: _Optional[str] = ..., output: _Optional[str] = ..., state: _Optional[_Union[ConversionState, str]] = ..., bags: _Optional[_Iterable[_Union[BagOutcome, _Mapping]]] = ..., frames_done: _Optional[int] = ..., frames_total: _Optional[int] = ..., images_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., error: _Optional[str] = ..., created_unix_ms: _Optional[int] = ..., updated_unix_ms: _Optional[int] = ...) -> None: ...
 
 class BagOutcome(_message.Message):
-    __slots__ = ("bag", "state", "frames", "dropped", "error", "reason")
+    __slots__ = ("bag", "state", "frames", "dropped", "error", "reason", "episodes", "warnings")
     class DroppedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,13 +102,17 @@ class BagOutcome(_message.Message):
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     bag: str
     state: BagState
     frames: int
     dropped: _containers.ScalarMap[str, int]
     error: str
     reason: str
-    def __init__(self, bag: _Optional[str] = ..., state: _Optional[_Union[BagState, str]] = ..., frames: _Optional[int] = ..., dropped: _Optional[_Mapping[str, int]] = ..., error: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    episodes: int
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, bag: _Optional[str] = ..., state: _Optional[_Union[BagState, str]] = ..., frames: _Optional[int] = ..., dropped: _Optional[_Mapping[str, int]] = ..., error: _Optional[str] = ..., reason: _Optional[str] = ..., episodes: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchConversionRequest(_message.Message):
     __slots__ = ("conversion_id",)

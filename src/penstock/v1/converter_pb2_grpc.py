@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ConverterServiceStub(object):
-    """Converts bags into LeRobot v3.0 datasets and HDF5 files, one episode a bag. Clients name bags and
+    """Converts bags into LeRobot v3.0 datasets and HDF5 files, mostly one episode a bag. Clients name bags and
     datasets relative to the service's input and output folders; no name leads out of them.
     """
 
@@ -59,7 +59,7 @@ class ConverterServiceStub(object):
 
 
 class ConverterServiceServicer(object):
-    """Converts bags into LeRobot v3.0 datasets and HDF5 files, one episode a bag. Clients name bags and
+    """Converts bags into LeRobot v3.0 datasets and HDF5 files, mostly one episode a bag. Clients name bags and
     datasets relative to the service's input and output folders; no name leads out of them.
     """
 
@@ -70,7 +70,8 @@ class ConverterServiceServicer(object):
         Errors:
         INVALID_ARGUMENT: the mapping does not parse or does not hold; names the field.
         NOT_FOUND: no bag matches an input.
-        ALREADY_EXISTS: the output exists and was made differently, and overwrite is not set.
+        ALREADY_EXISTS: the output exists and was made differently, and neither overwrite nor append
+        is set, or it cannot be appended to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +89,8 @@ class ConverterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelConversion(self, request, context):
-        """Stops a conversion. What is complete stays; the output is not published.
+        """Stops a conversion. The output is not published; bags that are complete are taken up when the
+        same conversion is started again.
 
         Errors:
         NOT_FOUND: no such conversion.
@@ -136,7 +138,7 @@ def add_ConverterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConverterService(object):
-    """Converts bags into LeRobot v3.0 datasets and HDF5 files, one episode a bag. Clients name bags and
+    """Converts bags into LeRobot v3.0 datasets and HDF5 files, mostly one episode a bag. Clients name bags and
     datasets relative to the service's input and output folders; no name leads out of them.
     """
 

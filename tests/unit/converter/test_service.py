@@ -99,6 +99,41 @@ def test_all_refused_is_a_failure(client, mapping_text):
     assert "empty.bag" in ended.error
 
 
+def test_a_dataset_grows_and_says_how_many_episodes_each_recording_became(
+    client, folders, mapping_text
+):
+    last(client, client.start(["good"], "reach", mapping_text))
+    write_bag(folders[0] / "more", robot_messages(9))
+    split = ["rosbag.split_episodes=5"]
+    with pytest.raises(AlreadyExists, match="another mapping"):
+        client.start(["more"], "reach", mapping_text, overrides=split, append=True)
+    grown = last(client, client.start(["good", "more"], "reach", mapping_text, append=True))
+    assert (grown.state, grown.frames_done) == ("succeeded", 21)
+    assert [(bag.bag, bag.episodes) for bag in grown.bags] == [("good", 1), ("more", 1)]
+    other = last(client, client.start(["good"], "split", mapping_text, overrides=split))
+    assert [bag.episodes for bag in other.bags] == [3]
+
+
+def test_a_conversion_that_was_cancelled_goes_on_where_it_was(client, folders, long, mapping_text):
+    started = client.start(["long_00[0-3]"], "reach", mapping_text)
+    staged = folders[1] / ".reach.partial/recordings"
+
+    @patiently
+    def wait_for_a_recording():
+        assert list(staged.glob("*/staged.json"))
+
+    wait_for_a_recording()
+    client.cancel(started.conversion_id)
+    assert last(client, started).state == "cancelled"
+    kept = {path: path.stat().st_mtime_ns for path in staged.glob("*/staged.json")}
+    assert kept
+    again = client.start(["long_00[0-3]"], "reach", mapping_text)
+    *_, ended = client.watch(again.conversion_id)
+    assert ended.state == "succeeded"
+    assert len(ended.bags) == 4
+    assert not staged.exists()
+
+
 def test_asking_again_gives_the_same_conversion(client, mapping_text):
     first = client.start(["good"], "reach", mapping_text)
     assert client.start(["good"], "reach", mapping_text).conversion_id == first.conversion_id

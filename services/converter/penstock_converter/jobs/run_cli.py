@@ -42,6 +42,7 @@ PARTLY = 3
     help="Folder of the HDF5 files.  [default: hdf5 in OUT, if the mapping asks for them]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that was made differently.")
+@click.option("--append", is_flag=True, help="Add what a dataset of the same mapping has not yet.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -55,6 +56,7 @@ def run(
     workers: int | None,
     *,
     overwrite: bool,
+    append: bool,
 ) -> None:
     """Turn recordings into one dataset: LeRobot v3.0, HDF5 for the sampler, or both.
 
@@ -70,6 +72,7 @@ def run(
     Examples:
       penstock convert session.bag --mapping robot.yaml --out dataset
       penstock convert bags/ --mapping robot.yaml --out dataset --hdf5 files
+      penstock convert tuesday/ --mapping robot.yaml --out dataset --append
       penstock convert bags/*.mcap --mapping robot.yaml --out dataset rosbag.chunk_size=200 fps=15
     """
     from rich.console import Console
@@ -92,7 +95,15 @@ def run(
     out, hdf5 = out.absolute(), hdf5.absolute() if hdf5 else None
     if hdf5 == out / HDF5_FOLDER:
         hdf5 = None
-    job = Job(tuple(bags), load_mapping(mapping, overrides), out, hdf5, overwrite, workers=workers)
+    job = Job(
+        tuple(bags),
+        load_mapping(mapping, overrides),
+        out,
+        hdf5,
+        overwrite=overwrite,
+        append=append,
+        workers=workers,
+    )
     console = Console(stderr=True)
     with _cancelled_by_sigterm() as cancelled, LiveReport(console, len(bags)) as report:
         outcome = run_job(job, report.show, cancelled.is_set)

@@ -93,6 +93,7 @@ class Conversions:
         overrides: Sequence[str] = (),
         *,
         overwrite: bool = False,
+        append: bool = False,
     ) -> Conversion:
         """Queue a conversion, or answer with the one that makes the same.
 
@@ -107,7 +108,15 @@ class Conversions:
         bags = resolve_inputs(root, inputs, self._settings.max_inputs)
         names = tuple(str(bag.relative_to(root)) for bag in bags)
         out = resolve_output(self._settings.output_root, output)
-        job = Job(tuple(bags), mapping, out, overwrite=overwrite, names=names)
+        job = Job(
+            tuple(bags),
+            mapping,
+            out,
+            overwrite=overwrite,
+            append=append,
+            workers=self._settings.processes,
+            names=names,
+        )
         digest = job.fingerprint
         present = plan_job(job).present
         with self._changed:

@@ -28,6 +28,12 @@ class ConverterSettings(ServerSettings):
     max_running: int = Field(
         1, ge=1, le=64, description="Conversions at a time, each a process; others wait."
     )
+    processes: int | None = Field(
+        None,
+        ge=1,
+        description="Recordings at a time in a conversion, a process each; default: half the "
+        "cores, as memory allows.",
+    )
     max_conversions: int = Field(
         1000, ge=1, description="Conversions remembered; the oldest that ended are forgotten."
     )

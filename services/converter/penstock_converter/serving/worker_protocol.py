@@ -20,6 +20,8 @@ def request_line(job: Job) -> str:
             "mapping": job.mapping.model_dump(mode="json"),
             "out": str(job.out),
             "overwrite": job.overwrite,
+            "append": job.append,
+            "workers": job.workers,
         }
     )
 
@@ -32,5 +34,7 @@ def job_from_line(line: str) -> Job:
         mapping=Mapping.model_validate(request["mapping"]),
         out=Path(request["out"]),
         overwrite=request["overwrite"],
+        append=request["append"],
+        workers=request["workers"],
         names=tuple(request["names"]),
     )
