@@ -32,6 +32,7 @@ from penstock_converter.jobs.pool import (
 from penstock_converter.jobs.request import HDF5_FOLDER, Job, Plan, plan_job
 from penstock_converter.jobs.stages import Staged, Stages, stage_key
 from penstock_converter.jobs.staging import new_folder, publish, staging_folder
+from penstock_converter.outputs.card import write_card
 from penstock_converter.recordings.discovery import bag_files
 
 __all__ = ["run_job"]
@@ -136,6 +137,8 @@ class _Run:
         writer = join(self._staged, self._mapping, Places(dataset, hdf5), self._settle, grown)
         outcome = self._outcome(writer)
         write_outcome(dataset, outcome)
+        if self._mapping.outputs.lerobot is not None:
+            write_card(dataset, outcome)
         if job.hdf5 is not None:
             write_outcome(hdf5, outcome)
             publish(hdf5, job.hdf5)
