@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from penstock.config import settings_options
+from penstock_converter.hub_cli import push
 from penstock_converter.jobs.run_cli import run
 from penstock_converter.recordings.inspect_cli import inspect
 from penstock_converter.serving.settings import ConverterSettings
@@ -43,7 +44,7 @@ def convert() -> None:
     """
 
 
-for _command in (run, inspect):
+for _command in (run, inspect, push):
     convert.add_command(_command)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from penstock_converter.hub_cli import Upload, upload_options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,6 +50,7 @@ PARTLY = 3
     type=click.IntRange(min=1),
     help="Recordings at a time, a process each.  [default: half the cores, as memory allows]",
 )
+@upload_options
 def run(
     inputs: tuple[str, ...],
     mapping: Path,
@@ -57,6 +60,7 @@ def run(
     *,
     overwrite: bool,
     append: bool,
+    upload: Upload,
 ) -> None:
     """Turn recordings into one dataset: LeRobot v3.0, HDF5 for the sampler, or both.
 
@@ -66,7 +70,7 @@ def run(
     what was interrupted.
 
     The exit status is 0 when all recordings were converted, 3 when some were refused, 1 when
-    nothing was made.
+    nothing was made, 4 when the dataset was made and not uploaded.
 
     \b
     Examples:
@@ -104,6 +108,7 @@ def run(
         append=append,
         workers=workers,
     )
+    upload.check(job.mapping, hdf5)
     console = Console(stderr=True)
     with _cancelled_by_sigterm() as cancelled, LiveReport(console, len(bags)) as report:
         outcome = run_job(job, report.show, cancelled.is_set)
@@ -112,6 +117,7 @@ def run(
     _tell(console, outcome, out)
     if not outcome.converted:
         raise SystemExit(1)
+    upload.push(out)
     if outcome.refused:
         raise SystemExit(PARTLY)
 
