@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import DataFault
 from penstock_converter.frames.align import Track, align
+from penstock_converter.frames.clocks import check_clocks, clocks_apart
 from penstock_converter.frames.timeline import Timeline
 from penstock_converter.mapping.model import Mapping
 
@@ -100,17 +101,24 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Choice:
         bag: Name of the recording, for messages.
 
     Raises:
-        DataFault: No frame is complete, or one inside the episode is not and ``rosbag.gap`` is
-            ``fail``.
+        DataFault: A clock jumps, no frame is complete, or one inside the episode is not and
+            ``rosbag.gap`` is ``fail``.
     """
     settings = mapping.rosbag
     dropped: Counter[str] = Counter()
     main = main_source(mapping, timeline)
+    clocks = check_clocks(timeline, mapping, bag)
+    apart = clocks_apart(timeline, mapping, main)
     moments = _moments(timeline, mapping, main, bag, dropped)
     pauses = _pauses(moments, mapping)
     if len(pauses) and settings.gap == "fail":
         raise DataFault(_pause_told(bag, mapping, main, moments, pauses), reason="GAP")
-    warnings = [*_check_rate(moments, mapping, main), *_check_end(timeline, mapping, main)]
+    warnings = [
+        *clocks,
+        *apart,
+        *_check_rate(moments, mapping, main),
+        *_check_end(timeline, mapping, main),
+    ]
     if len(pauses):
         warnings.append(_pause_told("", mapping, main, moments, pauses))
         if settings.gap == "hold":
@@ -128,7 +136,8 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Choice:
     complete = np.logical_and.reduce([track.matched for track in tracks.values()])
     rows = np.flatnonzero(complete)
     if not len(rows):
-        raise DataFault(_nothing_fits(bag, mapping, tracks), reason="NO_COMPLETE_FRAME")
+        told = "; ".join((_nothing_fits(bag, mapping, tracks), *apart))
+        raise DataFault(told, reason="NO_COMPLETE_FRAME")
     first, last = int(rows[0]), int(rows[-1])
     if settings.gap == "hold":
         for source, track in tracks.items():
@@ -168,7 +177,11 @@ def _moments(
     """Times of the messages that are frames, (F,) int64, sorted."""
     settings = mapping.rosbag
     topic = mapping.sources[main].topic
-    times = np.sort(timeline.topics[topic].by(mapping.clock(main)))
+    recorded = timeline.topics[topic].by(mapping.clock(main))
+    times = np.unique(recorded)
+    if len(times) < len(recorded):
+        # There is one state of the world at a time, and nearest takes the message that came last.
+        dropped["same time as another message of the main feature"] = len(recorded) - len(times)
     kept = times[settings.drop_first : max(len(times) - settings.drop_last, settings.drop_first)]
     for reason, asked in (("drop_first", settings.drop_first), ("drop_last", settings.drop_last)):
         if asked:

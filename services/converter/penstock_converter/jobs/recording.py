@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,9 @@ from penstock_converter.recordings.bag import Bag, open_bag
 
 __all__ = ["Work", "convert_recording"]
 
+_BROKEN = ("IMAGE_BROKEN", "IMAGE_FORMAT", "IMAGE_SIZE")
+"""Reasons of images that are damaged or cut off, which ``rosbag.broken: hold`` replaces."""
+
 _IMAGE_ROWS, _NUMBER_ROWS = 64, 1024
 """Rows of a block with and without image files; settings have no say, so that files are alike."""
 
@@ -54,6 +58,17 @@ class _Item(NamedTuple):
     frame: int
     number: int
     message: Any
+
+
+@dataclass
+class _Held:
+    """Frames of a camera that take the image before, because their own does not decode."""
+
+    frames: int = 0
+    first: str = ""
+
+    def told(self, name: str) -> str:
+        return f"{self.frames} frames of {name} take the image before; the first: {self.first}"
 
 
 def convert_recording(
@@ -82,6 +97,7 @@ def convert_recording(
         timeline = read_timeline(bag, mapping)
         check_features(bag, mapping, timeline)
         choice = choose_frames(timeline, mapping, str(bag.path))
+        held = {name: _Held() for name in mapping.features}
         done = 0
         images = sum(is_image(timeline.kinds[part.topic]) for part in mapping.sources.values())
 
@@ -97,11 +113,12 @@ def convert_recording(
                 sinks = work.sinks(number)
                 for sink in sinks:
                     stack.callback(sink.abort)
-                _Episode(bag, timeline, frames, work, schema, sinks).run(advance)
+                _Episode(bag, timeline, frames, work, schema, sinks, held).run(advance)
                 for sink in sinks:
                     sink.close()
                 stack.pop_all()
-        return choice.with_warnings(bag.warnings), schema
+        told = [found.told(name) for name, found in held.items() if found.frames]
+        return choice.with_warnings([*bag.warnings, *told]), schema
 
 
 def check_features(bag: Bag, mapping: Mapping, timeline: Timeline) -> None:
@@ -139,8 +156,10 @@ class _Episode:
         work: Work,
         schema: Schema,
         sinks: Sequence[EpisodeSink],
+        held: dict[str, _Held],
     ) -> None:
         self._bag, self._timeline, self._frames = bag, timeline, frames
+        self._held = held
         self._mapping, self._memory_bytes = work.mapping, work.memory_bytes
         self._schema, self._sinks = schema, sinks
         self._dtypes: dict[str, str] = {}
@@ -214,24 +233,35 @@ class _Episode:
         topic = self._mapping.sources[name].topic
         dtype = self._dtypes[name]
         decode = decode_depth if dtype == "depth" else decode_image
+        held = self._held[name] if self._mapping.rosbag.broken == "hold" else None
         last: tuple[int, Any] | None = None
+        good: _Item | None = None
+
+        def read(item: _Item, *, wanted: bool) -> tuple[Image, tuple[int, ...]]:
+            nonlocal last
+            source = image_source(item.message) if dtype != "depth" else None
+            # Raw images have no file that could be passed on.
+            if not wanted and source is not None:
+                return Image(None, source), (*image_size(item.message), 3)
+            if last is None or last[0] != item.number:
+                last = (item.number, decode(item.message))
+            pixels = last[1]
+            return Image(pixels, source), (*pixels.shape[:2], 1 if dtype == "depth" else 3)
 
         def work(item: _Item) -> EncodedImage | None:
-            nonlocal last
+            nonlocal good
+            wanted = any(sink.wants_pixels(name, item.frame) for sink in self._sinks)
             try:
-                source = image_source(item.message) if dtype != "depth" else None
-                pixels = None
-                wanted = any(sink.wants_pixels(name, item.frame) for sink in self._sinks)
-                # Raw images have no file that could be passed on.
-                if wanted or source is None:
-                    if last is None or last[0] != item.number:
-                        last = (item.number, decode(item.message))
-                    pixels = last[1]
-                    shape = (*pixels.shape[:2], 1 if dtype == "depth" else 3)
-                else:
-                    shape = (*image_size(item.message), 3)
+                try:
+                    image, shape = read(item, wanted=wanted)
+                    good = item
+                except DataFault as error:
+                    if held is None or good is None or error.reason not in _BROKEN:
+                        raise
+                    held.first = held.first or f"message {item.number} of {topic}: {error.message}"
+                    held.frames += 1
+                    image, shape = read(good, wanted=wanted)
                 self._schema.settle(name, FeatureSchema(dtype, shape))
-                image = Image(pixels, source)
                 kept = [sink.image(name, item.frame, image) for sink in self._sinks]
             except DataFault as error:
                 raise located(error, self._bag.path, topic, item.number) from error
@@ -304,6 +334,7 @@ class _VectorPart:
     def __init__(self, bag: Bag, source: str, part: Part, decoder: NumberDecoder) -> None:
         self._bag, self.source, self._topic, self.decoder = bag, source, part.topic, decoder
         self._decoded: dict[int, NDArray[np.float64]] = {}
+        self._width: int | None = None
 
     def of(self, frame: FrameMessages, frames: Frames) -> NDArray[np.float64]:
         messages = frame.messages[self.source]
@@ -314,13 +345,6 @@ class _VectorPart:
         }
         if len(vectors) == 1:
             return vectors[0]
-        if len(vectors[0]) != len(vectors[1]):
-            raise DataFault(
-                f"{self._bag.path}: messages {messages[0][0]} and {messages[1][0]} of topic "
-                f"{self._topic} have {len(vectors[0])} and {len(vectors[1])} elements: they "
-                "cannot be blended",
-                reason="SCHEMA_MISMATCH",
-            )
         weight = frames.tracks[self.source].weight[frame.frame]
         return vectors[0] + weight * (vectors[1] - vectors[0])
 
@@ -329,9 +353,19 @@ class _VectorPart:
         if known is not None:
             return known
         try:
-            return self.decoder(self._bag.decode(self._topic, data))
+            vector = self.decoder(self._bag.decode(self._topic, data))
         except DataFault as error:
             raise located(error, self._bag.path, self._topic, number) from error
+        if self._width not in (None, len(vector)):
+            error = DataFault(
+                f"{self.source} has {len(vector)} elements, but {self._width} before: repair the "
+                "recording, or take elements that all messages have, e.g. field: position[0:7]",
+                reason="SCHEMA_MISMATCH",
+                metadata={"feature": self.source},
+            )
+            raise located(error, self._bag.path, self._topic, number)
+        self._width = len(vector)
+        return vector
 
 
 def located(error: DataFault, path: Path, topic: str, number: int) -> DataFault:

@@ -74,6 +74,11 @@ class Rosbag(_Model):
         description="What a frame inside an episode without all its messages does: refuse the "
         "recording, go, take what the frame before has, or go and end the episode there.",
     )
+    broken: Literal["fail", "hold"] = Field(
+        default="fail",
+        description="What an image that does not decode does: refuse the recording, or take the "
+        "image before of that camera (counted).",
+    )
     pause_s: float | None = Field(
         default=None,
         gt=0,
@@ -107,8 +112,9 @@ class _Pick(_Model):
     def _check_pick(self) -> Self:
         if self.field is not None:
             FieldPath.parse(self.field)
-        if self.names is not None and len(set(self.names)) != len(self.names):
-            raise ValueError(f"names {list(self.names)} repeat one")
+        for key, given in (("names", self.names), ("labels", self.labels)):
+            if given is not None and len(set(given)) != len(given):
+                raise ValueError(f"{key} {list(given)} repeat one")
         return self
 
 
