@@ -7,6 +7,7 @@ import click
 from penstock.config import settings_options
 from penstock_converter.hub_cli import push
 from penstock_converter.jobs.run_cli import run
+from penstock_converter.mapping.presets_cli import presets_command
 from penstock_converter.recordings.inspect_cli import inspect
 from penstock_converter.serving.settings import ConverterSettings
 
@@ -44,7 +45,7 @@ def convert() -> None:
     """
 
 
-for _command in (run, inspect, push):
+for _command in (run, inspect, presets_command, push):
     convert.add_command(_command)
 
 

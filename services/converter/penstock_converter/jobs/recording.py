@@ -304,13 +304,12 @@ class _Vector:
 
     @property
     def labels(self) -> list[str] | None:
-        """Names of the elements; None where one of them has none."""
+        """Names of the elements; None where no part has any."""
         if self._labels is not None:
             return list(self._labels)
-        found = [part.decoder.labels for part in self._parts]
-        if any(labels is None for labels in found):
+        if not any(part.decoder.labels for part in self._parts):
             return None
-        return [label for labels in found for label in labels or ()]
+        return [label for part in self._parts for label in part.labels]
 
     def of(self, frame: FrameMessages, frames: Frames) -> NDArray[np.float64] | None:
         """The vector of a frame, (D,) float64; None where a part has no message."""
@@ -335,6 +334,11 @@ class _VectorPart:
         self._bag, self.source, self._topic, self.decoder = bag, source, part.topic, decoder
         self._decoded: dict[int, NDArray[np.float64]] = {}
         self._width: int | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the elements, once a message was read; by topic where they have none."""
+        return self.decoder.labels or [f"{self._topic}[{n}]" for n in range(self._width or 0)]
 
     def of(self, frame: FrameMessages, frames: Frames) -> NDArray[np.float64]:
         messages = frame.messages[self.source]

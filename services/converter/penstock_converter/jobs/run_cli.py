@@ -28,9 +28,9 @@ PARTLY = 3
 @click.argument("inputs", nargs=-1, required=True, metavar="BAG... [KEY=VALUE]...")
 @click.option(
     "--mapping",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
-    help="YAML file, or the name of a preset: which topic becomes which feature.",
+    help="YAML file, or a preset: which topic becomes which feature.",
 )
 @click.option(
     "--out",
@@ -78,6 +78,7 @@ def run(
       penstock convert bags/ --mapping robot.yaml --out dataset --hdf5 files
       penstock convert tuesday/ --mapping robot.yaml --out dataset --append
       penstock convert bags/*.mcap --mapping robot.yaml --out dataset rosbag.chunk_size=200 fps=15
+      penstock convert bags/ --mapping kuavo --out dataset task="Sort the parcels."
     """
     from rich.console import Console
 

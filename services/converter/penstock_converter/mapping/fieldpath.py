@@ -61,14 +61,31 @@ class FieldPath:
                     )
                 value = getattr(value, step)
             else:
-                try:
-                    value = value[step]
-                except (IndexError, TypeError) as error:
-                    raise DataFault(
-                        f"field {self.text!r}: {step} does not fit a {_kind(value)}: {error}",
-                        reason="NO_SUCH_FIELD",
-                    ) from error
+                value = self._element(value, step)
         return value
+
+    def _element(self, value: Any, step: int | slice) -> Any:
+        bounds = (step.start, step.stop) if isinstance(step, slice) else ()
+        try:
+            found = value[step]
+            # A slice that reaches too far gives what is there, which is a vector of another form.
+            short = any(bound is not None and abs(bound) > len(value) for bound in bounds)
+        except (IndexError, TypeError) as error:
+            raise self._unfit(value, step, str(error)) from error
+        if short:
+            raise self._unfit(value, step, f"it has {len(value)} elements")
+        return found
+
+    def _unfit(self, value: Any, step: int | slice, why: str) -> DataFault:
+        shown = str(step)
+        if isinstance(step, slice):
+            shown = ":".join(
+                "" if bound is None else str(bound) for bound in (step.start, step.stop)
+            )
+        return DataFault(
+            f"field {self.text!r}: [{shown}] does not fit a {_kind(value)}: {why}",
+            reason="NO_SUCH_FIELD",
+        )
 
 
 def _kind(value: Any) -> str:

@@ -166,6 +166,9 @@ class Feature(_Pick):
                 raise ValueError(f"{', '.join(sorted(beside))}: belongs to the parts, one by one")
             if self.dtype in IMAGE_DTYPES:
                 raise ValueError(f"dtype {self.dtype} does not fit parts: an image has one topic")
+            labels = [label for part in self.parts for label in part.labels or ()]
+            if len(set(labels)) != len(labels):
+                raise ValueError(f"labels of the parts, {', '.join(labels)}, repeat one")
         return self
 
     @property

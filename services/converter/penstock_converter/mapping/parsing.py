@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from penstock_converter.mapping.model import (
     Rosbag,
 )
 
-__all__ = ["PRESETS", "load_mapping", "parse_mapping", "preset_text"]
+__all__ = ["fitting_presets", "load_mapping", "parse_mapping", "preset_text", "presets"]
 
-PRESETS = Path(__file__).parent / "presets"
+_PRESETS = Path(__file__).parent / "presets"
 MAX_MAPPING_BYTES = 1 << 20
 
 
@@ -34,7 +35,7 @@ def load_mapping(path: Path, overrides: Iterable[str] = ()) -> Mapping:
     Raises:
         InvalidInput: The file cannot be read, or see ``parse_mapping``.
     """
-    if not path.suffix and path.name == str(path) and not path.exists():
+    if not path.suffix and path.name == str(path) and not path.is_file():
         return parse_mapping(preset_text(path.name), overrides, source=f"preset {path.name}")
     try:
         if path.stat().st_size > MAX_MAPPING_BYTES:
@@ -51,19 +52,36 @@ def preset_text(name: str) -> str:
     Raises:
         InvalidInput: There is none of that name; names those there are.
     """
-    known = {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
+    known = presets()
     if name not in known:
         raise InvalidInput(
             f"mapping {name}: neither a file nor a preset: the presets are {', '.join(known)}",
             field="mapping",
         )
-    return known[name].read_text("utf-8")
+    return (_PRESETS / f"{name}.yaml").read_text("utf-8")
+
+
+def presets() -> dict[str, str]:
+    """All presets and what each is for: the first line of its file."""
+    found: dict[str, str] = {}
+    for file in sorted(_PRESETS.glob("*.yaml")):
+        found[file.stem] = file.read_text("utf-8").partition("\n")[0].removeprefix("# ")
+    return found
+
+
+def fitting_presets(topics: Collection[str]) -> list[str]:
+    """Presets all of whose topics are among ``topics``, those that take more of them first."""
+    needed = {name: set(parse_mapping(preset_text(name)).topics) for name in presets()}
+    fitting = [name for name, asked in needed.items() if asked <= set(topics)]
+    return sorted(fitting, key=lambda name: -len(needed[name]))
 
 
 def parse_mapping(text: str, overrides: Iterable[str] = (), *, source: str = "mapping") -> Mapping:
     """Parse a mapping and apply dotted overrides such as ``rosbag.chunk_size=1000``.
 
-    A name with dots, such as a feature's, goes into brackets: ``features[next.reward].topic=/r``.
+    A name with dots, such as a feature's, goes into brackets: ``features[next.reward].topic=/r``;
+    items of lists count from 0: ``features.action.parts[0].scale=0.01``. The name of a preset
+    stands for its text.
 
     Raises:
         InvalidInput: The text is no YAML, a key is unknown or a value does not fit; names it.
@@ -75,9 +93,12 @@ def parse_mapping(text: str, overrides: Iterable[str] = (), *, source: str = "ma
     except yaml.YAMLError as error:
         why = " ".join(str(error).replace("<unicode string>", source).split())
         raise InvalidInput(f"{source} is not YAML: {why}", field="mapping") from error
+    if isinstance(content, str) and content in presets():
+        content = yaml.safe_load(preset_text(content))
     if not isinstance(content, dict):
         raise InvalidInput(
-            f"{source} holds a {type(content).__name__}: expected keys such as fps and features",
+            f"{source} holds a {type(content).__name__}: expected keys such as fps and features, "
+            f"or the name of a preset: {', '.join(presets())}",
             field="mapping",
         )
     for override in overrides:
@@ -104,14 +125,27 @@ def _override(content: dict[Any, Any], text: str) -> None:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"override {text!r}: {error}", field=key) from error
     node: Any = content
-    for part in path[:-1]:
-        child = node.get(part)
+    for part, following in itertools.pairwise(path):
+        place = _place(node, part, text)
+        child = node[place] if isinstance(node, list) else node.get(place)
         if child is None:
-            child = node[part] = {}
-        if not isinstance(child, dict):
-            raise InvalidInput(f"override {text!r}: {part!r} holds no further keys", field=key)
+            child = node[place] = {}
+        if not isinstance(child, dict | list):
+            raise InvalidInput(f"override {text!r}: {part!r} holds no {following!r}", field=key)
         node = child
-    node[path[-1]] = parsed
+    node[_place(node, path[-1], text)] = parsed
+
+
+def _place(node: Any, part: str, text: str) -> Any:
+    """Key in a mapping, or number of an item of a list, e.g. of ``parts[0].scale``."""
+    if isinstance(node, dict):
+        return part
+    if not part.isdecimal() or int(part) >= len(node):
+        raise InvalidInput(
+            f"override {text!r}: {part!r} is none of the {len(node)} items, which count from 0",
+            field=text.partition("=")[0],
+        )
+    return int(part)
 
 
 def _split(key: str) -> list[str]:

@@ -45,6 +45,7 @@ def inspect(bags: tuple[str, ...], mapping_out: Path | None, *, as_json: bool) -
     from rich.markup import escape
 
     from penstock.errors import AlreadyExists, PenstockError
+    from penstock_converter.mapping.parsing import fitting_presets
     from penstock_converter.quiet import hush_logs
     from penstock_converter.recordings.discovery import find_bags
     from penstock_converter.recordings.inspection import inspect_bag
@@ -63,10 +64,13 @@ def inspect(bags: tuple[str, ...], mapping_out: Path | None, *, as_json: bool) -
             refused += 1
             notes.print(f"[red]refused[/red] {escape(error.message)}", soft_wrap=True)
             continue
+        presets = fitting_presets(found[-1].usable_topics)
         if as_json:
-            print(json.dumps(asdict(found[-1])))
+            print(json.dumps({**asdict(found[-1]), "presets": presets}))
         else:
             _show(console, found[-1])
+            for preset in presets:
+                console.print(f"fits preset [bold]{preset}[/bold]: --mapping {preset}")
     if not found:
         raise SystemExit(1)
     if mapping_out is not None:

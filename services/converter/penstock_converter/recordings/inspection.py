@@ -88,6 +88,11 @@ class Inspection:
     duration_s: float
     topics: tuple[Topic, ...]
 
+    @property
+    def usable_topics(self) -> list[str]:
+        """Names of the topics that can become features."""
+        return [topic.name for topic in self.topics if not topic.problem]
+
 
 def inspect_bag(path: Path) -> Inspection:
     """Look at a recording; all of it is read once, one message is decoded per topic.

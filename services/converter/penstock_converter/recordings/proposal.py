@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from penstock_converter.mapping.parsing import fitting_presets
 from penstock_converter.messages.numbers import JOINT_STATE
 from penstock_converter.recordings.inspection import Inspection, NumberField, Topic
 
@@ -47,6 +48,10 @@ def propose_mapping(inspection: Inspection) -> str:
     main = (cameras or states or commands or [None])[0]
     lines = [
         f"# A proposal from {inspection.bag}: check names, units and which topic is which.",
+        *(
+            f"# It fits preset {name}: --mapping {name}"
+            for name in fitting_presets(inspection.usable_topics)
+        ),
         "task: Say what the robot does.",
         f"fps: {_fps(main)}",
         *([] if features else ["# Nothing in it is an image or numbers."]),
