@@ -221,7 +221,7 @@ def test_a_killed_conversion_leaves_no_dataset_and_goes_on_where_it_was(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not out.exists()
-    kept = {path.parent.name: path.stat().st_mtime_ns for path in staged.glob("*/staged.json")}
+    kept = {path.parent.name: path.stat().st_mtime_ns for path in staged.glob("[!.]*/staged.json")}
     seen: dict[str, int] = {}
 
     def look(_: Progress):
