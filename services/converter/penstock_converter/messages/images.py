@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 
 from penstock.errors import DataFault
 
-__all__ = ["EncodedImage", "Pixels", "decode_image", "encode_png", "image_size", "image_source"]
+__all__ = [
+    "DEPTH_ENCODINGS",
+    "EncodedImage",
+    "Pixels",
+    "broken_image",
+    "check_size",
+    "decode_image",
+    "encode_png",
+    "image_source",
+    "open_image",
+    "raw_rows",
+]
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
@@ -36,31 +47,76 @@ _RAW: dict[str, tuple[int | None, int]] = {
 }
 
 
+DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
+"""Encodings of sensor_msgs/Image that hold one distance a pixel."""
+
+
 class EncodedImage(NamedTuple):
-    """A JPEG or PNG file in memory."""
+    """A JPEG or PNG file in memory, and what its header says.
+
+    Attributes:
+        data: The file.
+        extension: ``jpg`` or ``png``.
+        height: In pixels, checked.
+        width: In pixels, checked.
+        bits: Of a channel.
+    """
 
     data: bytes
     extension: str
+    height: int
+    width: int
+    bits: int = 8
 
 
 def image_source(message: Any) -> EncodedImage | None:
-    """The file inside a CompressedImage; None for an Image.
+    """The file inside a CompressedImage, complete and of 8 bits a channel; None for an Image.
 
     Raises:
-        DataFault: It is neither JPEG nor PNG.
+        DataFault: It is neither JPEG nor PNG, cut off, too large, or holds distances.
     """
     if hasattr(message, "encoding"):
         return None
-    data = bytes(message.data)
+    file = open_image(bytes(message.data), message.format)
+    if file.bits != 8:  # noqa: PLR2004 - bits of uint8
+        raise DataFault(
+            f"a CompressedImage of format {message.format!r} has {file.bits} bits a channel, and "
+            "colours have 8: if it holds distances, set dtype: depth for the feature",
+            reason="IMAGE_ENCODING",
+        )
+    return file
+
+
+def open_image(data: bytes, form: str) -> EncodedImage:
+    """A JPEG or PNG file whose header and end are there; nothing is decoded.
+
+    Args:
+        data: The file.
+        form: What the message calls it.
+
+    Raises:
+        DataFault: It is neither JPEG nor PNG, cut off, or too large.
+    """
     if data.startswith(_JPEG):
-        return EncodedImage(data, "jpg")
-    if data.startswith(_PNG):
-        return EncodedImage(data, "png")
-    raise DataFault(
-        f"a CompressedImage of format {message.format!r} begins with "
-        f"{data[:8].hex(' ') or 'nothing'}: JPEG and PNG are read",
-        reason="IMAGE_FORMAT",
-    )
+        height, width, bits = _jpeg_header(data)
+        extension = "jpg"
+    elif data.startswith(_PNG):
+        height, width, bits = _png_header(data)
+        extension = "png"
+    elif "compressedDepth" in form:
+        raise DataFault(
+            f"a CompressedImage of format {form!r} holds distances, which are no colours: set "
+            "dtype: depth for the feature",
+            reason="IMAGE_ENCODING",
+        )
+    else:
+        raise DataFault(
+            f"a CompressedImage of format {form!r} begins with "
+            f"{data[:8].hex(' ') or 'nothing'}: JPEG and PNG are read",
+            reason="IMAGE_FORMAT",
+        )
+    check_size(width, height)
+    return EncodedImage(data, extension, height, width, bits)
 
 
 def decode_image(message: Any) -> Pixels:
@@ -73,74 +129,46 @@ def decode_image(message: Any) -> Pixels:
     return _decode_raw(message) if source is None else _decode_file(source)
 
 
-def image_size(message: Any) -> tuple[int, int]:
-    """Height and width that a CompressedImage or an Image states; nothing is decoded.
-
-    Raises:
-        DataFault: It is truncated, too large, or neither JPEG nor PNG.
-    """
-    source = image_source(message)
-    if source is None:
-        width, height = int(message.width), int(message.height)
-    else:
-        read = _png_size if source.extension == "png" else _jpeg_size
-        width, height = read(source.data)
-    _check_size(width, height)
-    return height, width
-
-
-def encode_png(pixels: Pixels) -> EncodedImage:
-    """Lossless file of the pixels."""
+def encode_png(pixels: NDArray[Any]) -> EncodedImage:
+    """Lossless file of (H, W, 3) uint8 RGB pixels, or of (H, W) uint16."""
+    depth = pixels.dtype == np.uint16
     # Level 1: camera noise gains little from more.
     done, data = cv2.imencode(
-        ".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        ".png",
+        pixels if depth else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR),
+        [cv2.IMWRITE_PNG_COMPRESSION, 1],
     )
     if not done:
         raise DataFault(f"an image of shape {pixels.shape} cannot be written as PNG")
-    return EncodedImage(data.tobytes(), "png")
+    height, width = pixels.shape[:2]
+    return EncodedImage(data.tobytes(), "png", height, width, 16 if depth else 8)
 
 
-def _decode_file(source: EncodedImage) -> Pixels:
-    width, height = _png_size(source.data) if source.extension == "png" else _jpeg_size(source.data)
-    _check_size(width, height)
-    try:
-        # Orientation tags are for viewers; a robot's pixels stay where the camera saw them.
-        decoded = cv2.imdecode(
-            np.frombuffer(source.data, np.uint8),
-            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
-        )
-    except cv2.error as error:
-        raise _broken(source, str(error)) from error
-    if decoded is None:
-        raise _broken(source, "the decoder gives up")
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+def raw_rows(message: Any, pixel_bytes: int) -> NDArray[np.uint8]:
+    """Bytes of an Image without what pads its rows, (H, W * pixel_bytes) uint8, a view.
 
-
-def _decode_raw(message: Any) -> Pixels:
+    Raises:
+        DataFault: It is too large, or has fewer bytes than it says.
+    """
     height, width, step = int(message.height), int(message.width), int(message.step)
-    encoding = str(message.encoding)
-    if encoding not in _RAW:
-        raise DataFault(
-            f"an Image has encoding {encoding!r}: read are {', '.join(_RAW)}",
-            reason="IMAGE_ENCODING",
-        )
-    conversion, channels = _RAW[encoding]
-    _check_size(width, height)
+    check_size(width, height)
     data = np.asarray(message.data).view(np.uint8)
-    if step < width * channels or data.size < height * step:
+    if step < width * pixel_bytes or data.size < height * step:
         raise DataFault(
-            f"an Image of {height}x{width} {encoding} with step {step} needs {height * step} "
-            f"bytes and steps of {width * channels} at least, it has {data.size} bytes",
+            f"an Image of {height}x{width} {message.encoding} with step {step} needs "
+            f"{height * step} bytes and steps of {width * pixel_bytes} at least, it has "
+            f"{data.size} bytes",
             reason="IMAGE_SIZE",
         )
-    rows = data[: height * step].reshape(height, step)[:, : width * channels]
-    pixels = np.ascontiguousarray(rows.reshape(height, width, channels))
-    if conversion is None:
-        return pixels
-    return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
+    return data[: height * step].reshape(height, step)[:, : width * pixel_bytes]
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Refuse images without pixels, and those that would take too much memory.
+
+    Raises:
+        DataFault: It is one of them.
+    """
     if not 0 < width * height <= MAX_PIXELS:
         raise DataFault(
             f"an image says it is {height}x{width}: from 1 to {MAX_PIXELS} pixels are read",
@@ -148,26 +176,58 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    source = EncodedImage(data, "png")
-    if len(data) < 33 or data[12:16] != b"IHDR":  # noqa: PLR2004 - signature and first chunk
-        raise _broken(source, "its header is incomplete")
-    width, height, bits = struct.unpack_from(">IIB", data, 16)
-    if bits > 8:  # noqa: PLR2004 - bits of uint8
+def broken_image(kind: str, size_bytes: int, why: str) -> DataFault:
+    """What is said of an image that does not decode."""
+    return DataFault(
+        f"a {kind} of {size_bytes} bytes does not decode: {why}", reason="IMAGE_BROKEN"
+    )
+
+
+def _decode_file(source: EncodedImage) -> Pixels:
+    try:
+        # Orientation tags are for viewers; a robot's pixels stay where the camera saw them.
+        decoded = cv2.imdecode(
+            np.frombuffer(source.data, np.uint8),
+            cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+        )
+    except cv2.error as error:
+        raise broken_image(source.extension, len(source.data), str(error)) from error
+    if decoded is None:
+        raise broken_image(source.extension, len(source.data), "the decoder gives up")
+    return np.asarray(decoded, np.uint8)
+
+
+def _decode_raw(message: Any) -> Pixels:
+    encoding = str(message.encoding)
+    if encoding not in _RAW:
+        advice = ": set dtype: depth for the feature" if encoding in DEPTH_ENCODINGS else ""
         raise DataFault(
-            f"a PNG has {bits} bits a channel: images of 8 bits are read (depth is not)",
+            f"an Image has encoding {encoding!r}{advice or ': read are ' + ', '.join(_RAW)}",
             reason="IMAGE_ENCODING",
         )
-    if b"IEND" not in data[-_TAIL_BYTES:]:
-        raise _broken(source, "its end is missing")
-    return width, height
+    conversion, channels = _RAW[encoding]
+    rows = raw_rows(message, channels)
+    pixels = np.ascontiguousarray(rows.reshape(len(rows), -1, channels))
+    if conversion is None:
+        return pixels
+    return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    source = EncodedImage(data, "jpg")
+def _png_header(data: bytes) -> tuple[int, int, int]:
+    """Height, width and bits a channel."""
+    if len(data) < 33 or data[12:16] != b"IHDR":  # noqa: PLR2004 - signature and first chunk
+        raise broken_image("png", len(data), "its header is incomplete")
+    if data.find(b"IEND", -_TAIL_BYTES) < 0:
+        raise broken_image("png", len(data), "its end is missing")
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
+    return height, width, max(bits, 8)
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int]:
+    """Height, width and bits a channel."""
     # Decoders fill what is cut off with grey, and say nothing.
-    if _END_OF_JPEG not in data[-_TAIL_BYTES:]:
-        raise _broken(source, "its end is missing")
+    if data.find(_END_OF_JPEG, max(len(data) - _TAIL_BYTES, 0)) < 0:
+        raise broken_image("jpg", len(data), "its end is missing")
     position = 2
     while position + 9 <= len(data) and data[position] == _MARKER:
         marker = data[position + 1]
@@ -175,14 +235,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             position += 1
             continue
         if marker in _START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return width, height
+            bits, height, width = struct.unpack_from(">BHH", data, position + 4)
+            return height, width, bits
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise _broken(source, "it has no start of frame")
-
-
-def _broken(source: EncodedImage, why: str) -> DataFault:
-    return DataFault(
-        f"a {source.extension} of {len(source.data)} bytes does not decode: {why}",
-        reason="IMAGE_BROKEN",
-    )
+    raise broken_image("jpg", len(data), "it has no start of frame")

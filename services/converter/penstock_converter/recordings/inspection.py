@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import DataFault
 from penstock_converter.frames.choice import is_image
+from penstock_converter.messages.depth import decode_depth, is_depth
 from penstock_converter.messages.images import decode_image, image_source
 from penstock_converter.recordings.bag import Bag, open_bag
 from penstock_converter.recordings.discovery import bag_files
@@ -54,6 +55,7 @@ class Topic:
         gaps: How often messages are farther apart than usual.
         longest_gap_s: Between two messages.
         image: Of the first message, such as ``640x480 jpg``; empty if it is none.
+        depth: Whether it holds distances.
         numbers: Of the first message.
         problem: Why it cannot be used; empty if it can.
     """
@@ -68,6 +70,7 @@ class Topic:
     gaps: int = 0
     longest_gap_s: float = 0.0
     image: str = ""
+    depth: bool = False
     numbers: tuple[NumberField, ...] = ()
     problem: str = ""
 
@@ -145,11 +148,12 @@ def _topic(
     seconds = (np.sort(times_ns) - begin_ns) * 1e-9
     steps = np.diff(seconds)
     period_s = float(np.median(steps)) if len(steps) else 0.0
-    image, numbers, problem = "", (), ""
+    image, depth, numbers, problem = "", False, (), ""
     try:
         message = bag.decode(name, sample)
         if is_image(kind):
-            image = _image(message)
+            depth = is_depth(message)
+            image = _image(message, depth=depth)
         else:
             numbers = tuple(_numbers(message))
     except DataFault as error:
@@ -165,12 +169,16 @@ def _topic(
         int(np.count_nonzero(steps > _GAP_PERIODS * period_s)) if period_s > 0 else 0,
         float(steps.max()) if len(steps) else 0.0,
         image,
+        depth,
         numbers,
         problem,
     )
 
 
-def _image(message: Any) -> str:
+def _image(message: Any, *, depth: bool) -> str:
+    if depth:
+        height, width = decode_depth(message).shape
+        return f"{width}x{height} depth"
     source = image_source(message)
     height, width = decode_image(message).shape[:2]
     return f"{width}x{height} {message.encoding if source is None else source.extension}"

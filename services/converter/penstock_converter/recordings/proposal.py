@@ -24,18 +24,23 @@ _MAX_WIDTH = 256
 def propose_mapping(inspection: Inspection) -> str:
     """YAML that ``penstock convert`` takes, with what was left out as comments.
 
-    Cameras become ``observation.images.*``, the first topic of joints ``observation.state``, topics
-    named like commands ``action``. It is a guess: names, units and order are for people to check.
+    Cameras become ``observation.images.*``, colours first; the first topic of joints becomes
+    ``observation.state``, that of commands ``action``. It is a guess: names, units and order are
+    for people to check.
     """
     usable = [topic for topic in inspection.topics if not topic.problem]
     cameras = [topic for topic in usable if topic.image]
+    cameras.sort(key=lambda topic: topic.depth)
     numeric = [topic for topic in usable if _field(topic) is not None and not topic.image]
     commands = [topic for topic in numeric if _COMMANDS.search(topic.name)]
     states = [topic for topic in numeric if topic not in commands]
     states.sort(key=lambda topic: topic.kind != JOINT_STATE)
     features: list[str] = []
     for name, topic in zip(_names(cameras), cameras, strict=True):
-        features.append(f"  observation.images.{name}: {{topic: {topic.name}}}  # {topic.image}")
+        dtype = ", dtype: depth" if topic.depth else ""
+        features.append(
+            f"  observation.images.{name}: {{topic: {topic.name}{dtype}}}  # {topic.image}"
+        )
     others: list[Topic] = []
     for role, topics, extra in (
         ("observation.state", states, ""),
@@ -107,9 +112,13 @@ def _names(topics: Sequence[Topic]) -> list[str]:
     for topic in topics:
         parts = [part for part in topic.name.split("/") if part]
         telling = [part for part in parts if part not in _TOO_COMMON] or parts
-        others = [other.name.split("/") for other in topics if other is not topic]
+        others = [
+            other.name.split("/")
+            for other in topics
+            if other is not topic and other.depth == topic.depth
+        ]
         own = [part for part in telling if not any(part in other for other in others)] or telling
-        name = re.sub(r"\W", "_", own[0])
+        name = re.sub(r"\W", "_", own[0]) + ("_depth" if topic.depth else "")
         while name in names:
             name += "_"
         names.append(name)
