@@ -38,6 +38,7 @@ def _contents(root: str) -> dict[str, np.ndarray]:
         "lengths": np.array([episode["length"] for episode in dataset.meta.episodes]),
         "state_mean": dataset.meta.stats.get("observation.state", {}).get("mean", np.empty(0)),
         "chunk": _chunk_of_actions(root, dataset.fps) if "action" in arrays else np.empty(0),
+        "history": _history(root, dataset) if dataset.meta.video_keys else np.empty(0),
     }
 
 
@@ -48,6 +49,17 @@ def _chunk_of_actions(root: str, fps: int) -> np.ndarray:
         "local/converted", root=root, delta_timestamps=steps, video_backend="pyav"
     )
     return dataset[0]["action"].numpy()
+
+
+def _history(root: str, dataset: LeRobotDataset) -> np.ndarray:
+    """The last frame of the first video and the one before it, the last item first."""
+    key = dataset.meta.video_keys[0]
+    steps = {key: [-1 / dataset.fps, 0.0]}
+    windows = LeRobotDataset(
+        "local/converted", root=root, delta_timestamps=steps, video_backend="pyav"
+    )
+    order = [len(windows) - 1, 1, len(windows) // 2]
+    return np.stack([windows[index][key].numpy() for index in order])
 
 
 if __name__ == "__main__":

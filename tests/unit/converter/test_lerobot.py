@@ -7,15 +7,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bag_recording import number_of, robot_messages, write_bag
+from bag_recording import START_NS, Message, number_of, raw_image, robot_messages, write_bag
 from penstock_converter.jobs.job import run_job
 from penstock_converter.jobs.request import Job
-from penstock_converter.mapping.parsing import load_mapping
+from penstock_converter.mapping.parsing import load_mapping, parse_mapping
 from rosbags.highlevel import AnyReader
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = os.environ.get("PENSTOCK_LEROBOT_PYTHON", str(ROOT / ".venv-lerobot/bin/python"))
 PRESETS = ROOT / "services/converter/penstock_converter/mapping/presets"
+
+DEPTH_MAPPING = """
+task: measure
+fps: 10
+features: {observation.images.depth: {topic: /depth, dtype: depth}}
+outputs: {lerobot: {}}
+"""
+DEPTH_MM = (np.arange(5 * 8 * 16).reshape(5, 8, 16) * 50).astype(np.uint16)
 
 pytestmark = [
     pytest.mark.lerobot,
@@ -31,11 +39,14 @@ def loaded(make_mapping, real_data, tmp_path_factory):
     bags = tuple(write_bag(folder / f"robot_{rows}", robot_messages(rows)) for rows in (12, 5, 9))
     soccer = (real_data / "bags/amber/soccer_goal_single",)
     arm = (real_data / "bags/interbotix/waist_diagnostics.bag",)
+    depth = (_record_depth(folder / "depth_bag"),)
     images = ["outputs.lerobot.video=false"]
     videos = ["outputs.lerobot.video=true", "outputs.lerobot.crf=5"]
     jobs = {
         "made_up_videos": (bags, make_mapping()),
         "made_up_images": (bags, make_mapping(*images)),
+        "made_up_copies": (bags, make_mapping("outputs.lerobot.codec=copy")),
+        "depth": (depth, parse_mapping(DEPTH_MAPPING)),
         "arm": (arm, load_mapping(PRESETS / "interbotix_waist.yaml")),
         "soccer_images": (soccer, load_mapping(PRESETS / "amber_soccer.yaml", images)),
         "soccer_videos": (soccer, load_mapping(PRESETS / "amber_soccer.yaml", videos)),
@@ -59,7 +70,7 @@ def loaded(make_mapping, real_data, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("kind", ["videos", "images"])
+@pytest.mark.parametrize("kind", ["videos", "images", "copies"])
 def test_frames_of_all_episodes_load_with_their_own_pixels(loaded, kind):
     found = loaded[f"made_up_{kind}"]
     frames = np.array([*range(12), *range(5), *range(9)])
@@ -77,6 +88,23 @@ def test_frames_of_all_episodes_load_with_their_own_pixels(loaded, kind):
         assert [number_of(image) for image in images] == (frames + base).tolist()
     assert found["chunk"].tolist() == [[0, 0], [1, 10], [2, 20]]
     np.testing.assert_allclose(found["state_mean"][0], frames.mean() / 10, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["videos", "copies"])
+def test_frames_before_a_frame_load_by_their_times(loaded, kind):
+    # The last item, the second, and the second of the second episode.
+    images = np.moveaxis(loaded[f"made_up_{kind}"]["history"], 2, -1) * 255
+    numbers = [[number_of(image) for image in pair] for pair in images]
+    assert numbers == [[1007, 1008], [1000, 1001], [1000, 1001]]
+
+
+def test_depth_loads_as_millimetres_to_the_bit(loaded):
+    found = loaded["depth"]["observation.images.depth"]
+    assert (found.shape, found.dtype.kind) == ((5, 1, 8, 16), "i")
+    # Pillow gives 16 signed bits, or 32 as older ones do.
+    expected = DEPTH_MM[:, None].astype(found.dtype)
+    np.testing.assert_array_equal(found, expected)
+    assert DEPTH_MM.max() == 31_950
 
 
 @pytest.mark.real_data
@@ -122,6 +150,15 @@ def test_real_images_load_with_the_pixels_of_the_recording(real_data, loaded, ki
             assert np.abs(brightness[0] - brightness[1]).mean() < 2
         else:
             np.testing.assert_array_equal(np.rint(image), expected)
+
+
+def _record_depth(path):
+    messages = []
+    for index, image in enumerate(DEPTH_MM):
+        time_ns = START_NS + index * 100_000_000
+        fields = raw_image(image.view(np.uint8), "16UC1") | {"width": image.shape[1]}
+        messages.append(Message(time_ns, "/depth", "sensor_msgs/msg/Image", fields, time_ns))
+    return write_bag(path, messages)
 
 
 def _read_arm(bag):

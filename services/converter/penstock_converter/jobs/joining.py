@@ -16,7 +16,7 @@ from penstock_converter.mapping.model import Mapping
 from penstock_converter.messages.schema import Schema
 from penstock_converter.outputs.appending import WriterState
 from penstock_converter.outputs.lerobot import LeRobotWriter, StagedEpisode
-from penstock_converter.outputs.shards import link
+from penstock_converter.outputs.shards import link_or_copy
 
 __all__ = ["Grown", "Places", "join"]
 
@@ -73,7 +73,7 @@ def join(
         if grown is not None:
             files = [grown.places.hdf5 / hdf5_name(number) for number in range(begin)] + files
         for number, file in enumerate(files):
-            link(file, places.hdf5 / hdf5_name(number))
+            link_or_copy(file, places.hdf5 / hdf5_name(number))
     if outputs.lerobot is not None:
         dataset = places.dataset
         scratch = new_folder(dataset / _SCRATCH)

@@ -171,7 +171,7 @@ class LeRobotWriter:
         self._data.close()
         self._meta.close()
         for video in self._videos.values():
-            video.close()
+            video.finish()
         meta = self.root / "meta"
         write_tasks(meta / "tasks.parquet", [self.mapping.task])
         numbers = {name: of_columns(spool.view()) for name, spool in self._spools.items()}
@@ -189,8 +189,8 @@ class LeRobotWriter:
         """Let go of open files."""
         self._data.close()
         self._meta.close()
-        for part in (*self._videos.values(), *self._spools.values()):
-            part.close()
+        for spool in self._spools.values():
+            spool.close()
 
     def _features(self) -> Iterator[tuple[str, FeatureSchema]]:
         # In the order of the mapping; cameras settle theirs in whichever order threads run.
@@ -277,7 +277,7 @@ class LeRobotWriter:
         self._rows.clear()
 
     def _info(self) -> dict[str, Any]:
-        features = {name: self._described(feature) for name, feature in self._features()}
+        features = {name: self._described(name, feature) for name, feature in self._features()}
         for name, dtype in _FRAME_COLUMNS.items():
             features[name] = {"dtype": dtype, "shape": [1], "names": None}
         path = "chunk-{chunk_index:03d}/file-{file_index:03d}"
@@ -298,7 +298,7 @@ class LeRobotWriter:
             "features": features,
         }
 
-    def _described(self, feature: FeatureSchema) -> dict[str, Any]:
+    def _described(self, name: str, feature: FeatureSchema) -> dict[str, Any]:
         names = list(feature.labels) if feature.labels else None
         if feature.is_image:
             names = ["height", "width", "channels"]
@@ -308,7 +308,12 @@ class LeRobotWriter:
             "names": names,
         }
         if feature.dtype == "video":
-            described["info"] = video_info(feature.shape, self.mapping.fps, self.output.codec)
+            described["info"] = video_info(
+                feature.shape,
+                self.mapping.fps,
+                self.output.codec,
+                self._videos[name].pixel_format,
+            )
         return described
 
 

@@ -24,8 +24,11 @@ ROWS = "rows.parquet"
 HISTOGRAMS = "histograms.npz"
 COMPRESSION = "snappy"
 _IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_SAMPLES_LEAST, _SAMPLES_MOST, _SAMPLES_POWER = 100, 10_000, 0.75
-"""How many images of an episode stand for all: LeRobot's own rule."""
+_SAMPLES_LEAST = 10
+"""Images of an episode that stand for all are one a second, and so many at least."""
+
+_SAMPLED_SIDE = 150
+"""Pixels of the longer side that stand for all, about; LeRobot leaves out others, too."""
 
 
 class _Video(Protocol):
@@ -62,8 +65,7 @@ class LeRobotEpisode:
         """Learn how long the episode is."""
         self._length = frames.count
         if self._output.samples_images:
-            samples = np.clip(frames.count**_SAMPLES_POWER, _SAMPLES_LEAST, _SAMPLES_MOST)
-            self._sampled_every = max(round(frames.count / samples), 1)
+            self._sampled_every = max(min(self._mapping.fps, frames.count // _SAMPLES_LEAST), 1)
 
     def wants_pixels(self, feature: str, frame: int) -> bool:
         """Encoders want all of them, statistics those that are sampled."""
@@ -80,7 +82,7 @@ class LeRobotEpisode:
         if image.pixels is not None and frame % self._sampled_every == 0:
             if feature not in self._histograms:
                 self._histograms[feature] = Histogram.like(image.pixels)
-            self._histograms[feature].add(image.pixels)
+            self._histograms[feature].add(self._sampled(image.pixels))
         if not self._is_video(feature):
             if image.source is not None:
                 return image.source
@@ -137,6 +139,12 @@ class LeRobotEpisode:
         self._close_table()
         for video in self._videos.values():
             video.discard()
+
+    def _sampled(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        if not self._output.samples_images:
+            return pixels
+        step = max(max(pixels.shape[:2]) // _SAMPLED_SIDE, 1)
+        return np.ascontiguousarray(pixels[::step, ::step])
 
     def _close_table(self) -> None:
         if self._parquet is not None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["FILES_PER_FOLDER", "Shard", "link", "shard_path", "shards_in"]
+__all__ = ["FILES_PER_FOLDER", "Shard", "link_or_copy", "shard_path", "shards_in"]
 
 FILES_PER_FOLDER = 1000
 
@@ -35,7 +35,7 @@ def shards_in(folder: Path, extension: str) -> list[Path]:
     return sorted(folder.glob(f"chunk-*/file-*.{extension}"), key=lambda file: file.parts[-2:])
 
 
-def link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, or make a copy where the disk has no such thing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock_converter.outputs.shards import FILES_PER_FOLDER, Shard, link, shard_path
+from penstock_converter.outputs.shards import FILES_PER_FOLDER, Shard, link_or_copy, shard_path
 
 __all__ = ["TableShards", "write_tasks"]
 
@@ -68,7 +68,7 @@ class TableShards:
         """
         for number, file in enumerate(files[:-1]):
             place = Shard(*divmod(number, FILES_PER_FOLDER))
-            link(file, shard_path(self._folder, place, "parquet"))
+            link_or_copy(file, shard_path(self._folder, place, "parquet"))
         with pq.ParquetFile(files[-1]) as source:
             schema = source.schema_arrow
             if rows_of_lists:

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 
 from rosbags import rosbag1, rosbag2
 from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.interfaces.typing import Typesdict
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.msg import normalize_msgtype
 from rosbags.typesys.store import Typestore
 
 from penstock.errors import DataFault, NotFound, PenstockError
+from penstock_converter.messages.compressed import COMPRESSED_IMAGE, read_compressed
 
 __all__ = ["STORAGE_SUFFIXES", "Bag", "RawMessage", "open_bag", "storage_files"]
 
@@ -44,6 +46,8 @@ class RawMessage(NamedTuple):
 class _Topic:
     msgtype: str
     store: Typestore
+    compressed: bool
+    """Whether messages are CompressedImage as ROS defines it."""
     connections: tuple[tuple[int, Connection], ...]
     """Connections with the number of the reader each belongs to."""
 
@@ -110,7 +114,8 @@ class Bag:
                 "and not part of ROS: record again to mcap, which keeps definitions",
                 reason="UNKNOWN_TYPE",
             )
-        self._topics[topic] = _Topic(kinds[0], store, tuple(connections))
+        compressed = _is_compressed_image(kinds[0], store)
+        self._topics[topic] = _Topic(kinds[0], store, compressed, tuple(connections))
         return kinds[0]
 
     def messages(
@@ -134,12 +139,16 @@ class Bag:
                     yield RawMessage(connection.topic, receive_ns, bytes(data))
 
     def decode(self, topic: str, data: bytes) -> Any:
-        """The message object that ``data`` of ``topic`` holds.
+        """The message object that ``data`` of ``topic`` holds; a CompressedImage has no header.
 
         Raises:
             DataFault: The bytes do not fit the type.
         """
         used = self._topics[topic]
+        if used.compressed:
+            found = read_compressed(data, ros1=self._ros1)
+            if found is not None:
+                return found
         msgtype, store = used.msgtype, used.store
         with self._reading(f"a {msgtype} of topic {topic}"):
             if self._ros1:
@@ -242,6 +251,28 @@ def _store(msgtype: str, form: MessageDefinitionFormat, text: str) -> Typestore 
         body = part.split("\n", 1)[1] if part.startswith("IDL: ") else part
         store.register(get_types_from_idl(body))
     return store
+
+
+def _is_compressed_image(msgtype: str, store: Typestore) -> bool:
+    """Whether messages are laid out as ROS 1 or ROS 2 lays them out."""
+    if msgtype != COMPRESSED_IMAGE:
+        return False
+    return any(
+        all(store.fielddefs.get(kind) == fields for kind, fields in known.items())
+        for known in _compressed_images()
+    )
+
+
+@functools.cache
+def _compressed_images() -> tuple[Typesdict, Typesdict]:
+    image = get_types_from_msg(
+        "std_msgs/Header header\nstring format\nuint8[] data", COMPRESSED_IMAGE
+    )
+    stamp = "builtin_interfaces/Time stamp\nstring frame_id"
+    return (
+        {**image, **get_types_from_msg(f"uint32 seq\n{stamp}", "std_msgs/msg/Header")},
+        {**image, **get_types_from_msg(stamp, "std_msgs/msg/Header")},
+    )
 
 
 def _readers(path: Path) -> list[rosbag1.Reader] | list[rosbag2.Reader]:
