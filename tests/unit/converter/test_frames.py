@@ -211,3 +211,87 @@ def test_a_camera_that_stops_early_is_pointed_out():
     times = timeline(camera=ticks(0, 10), state=ticks(0, 40), action=ticks(0, 40))
     (warning,) = choose_all(times).warnings
     assert warning == "observation.image (topic /camera) stops 3.00 s before the recording ends"
+
+
+def stamped(receive_s, header_s):
+    """A timeline of one camera, joints and commands at its times, all by header."""
+    header = np.round(np.array(header_s) * S).astype(np.int64)
+    receive = np.round(np.array(receive_s) * S).astype(np.int64)
+    steady = TopicTimes(receive, receive, 1000)
+    moved = TopicTimes(receive, header, 1000)
+    topics = {"/camera": steady, "/state": moved, "/action": steady}
+    return Timeline(topics, KINDS, sorted_by_receipt=True)
+
+
+HEADER = ("rosbag.time=header", "rosbag.gap=drop")
+
+
+def test_stamps_out_of_order_by_less_than_half_a_frame_are_put_in_order():
+    receive = ticks(0, 10)
+    header = [*receive[:4], 0.451, 0.402, *receive[6:]]
+    # Put in order, message 5 comes before message 4.
+    choice = choose_all(
+        stamped(receive, header), *HEADER, "features[observation.state].tolerance_s=0.05"
+    )
+    (frames,) = choice.episodes
+    assert frames.tracks["observation.state"].first[:6].tolist() == [0, 1, 2, 3, 5, 4]
+    (warning,) = choice.warnings
+    assert warning == (
+        "1 messages of topic /state come later than others with newer header stamps, by 0.049 s at "
+        "most, and are put in order"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "stamp_s", "told"),
+    [
+        (5, 0.349, r"/state jump at message 5, back by 0\.051 s"),
+        (0, 7.0, r"/state jump at message 1, back by 6\.900 s"),
+        (9, 1.41, r"/state jump at message 9, ahead by 0\.510 s more"),
+    ],
+)
+def test_stamps_that_jump_are_refused(number, stamp_s, told):
+    header = ticks(0, 10)
+    header[number] = stamp_s
+    with pytest.raises(DataFault, match=told) as caught:
+        choose_all(stamped(ticks(0, 10), header), *HEADER)
+    assert caught.value.reason == "CLOCK_JUMP"
+    assert caught.value.metadata["topic"] == "/state"
+
+
+def test_a_late_message_is_no_jump():
+    # The network stands still for two seconds, then all arrives at once.
+    receive = [*ticks(0, 10), *[3.0] * 20, *ticks(31, 40)]
+    header = [tick / 10 for tick in range(len(receive))]
+    choice = choose_all(stamped(receive, header), *HEADER, "rosbag.gap=drop")
+    assert not any("jump" in warning for warning in choice.warnings)
+
+
+def test_stamps_count_in_the_order_of_receipt():
+    # Two storage files that overlap in time follow each other.
+    receive = [*ticks(0, 10)[::2], *ticks(0, 10)[1::2]]
+    assert choose_all(stamped(receive, receive), *HEADER).warnings == ()
+
+
+def test_clocks_that_are_apart_are_told_unless_an_offset_makes_up_for_it():
+    receive = ticks(0, 30)
+    behind = [second - 0.8 for second in receive]
+    times = stamped(receive, behind)
+    (warning,) = choose_all(times, *HEADER).warnings
+    assert warning == (
+        "observation.state goes by the header stamp of topic /state, observation.image by its "
+        "header stamp: these clocks are 0.800 s apart, give both features the same one (time: "
+        "receive)"
+    )
+    offset = "features[observation.state].offset_s=-0.8"
+    choice = choose_all(times, *HEADER, offset)
+    assert choice.warnings == ()
+    assert choice.episodes[0].tracks["observation.state"].first.tolist() == list(range(30))
+
+
+def test_messages_of_the_main_feature_at_one_time_are_one_frame():
+    times = timeline(camera=[0.0, 0.1, 0.1, 0.1, 0.2], state=ticks(0, 3), action=ticks(0, 3))
+    choice = choose_all(times)
+    (frames,) = choice.episodes
+    assert frames.tracks["observation.image"].first.tolist() == [0, 3, 4]
+    assert choice.dropped == {"same time as another message of the main feature": 2}

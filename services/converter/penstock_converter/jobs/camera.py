@@ -107,7 +107,7 @@ class Camera:
             if not holds or self._good is None or error.reason not in _BROKEN:
                 raise
             if not self._held:
-                self._first_held = f"message {item.number} of {self.topic}: {error.message}"
+                self._first_held = f"message {item.number} of topic {self.topic}: {error.message}"
             self._held += 1
             return self._read(self._good, wanted=wanted)
         self._good = item
