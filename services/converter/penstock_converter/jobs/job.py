@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from penstock_converter.jobs.pool import (
     worker_count,
 )
 from penstock_converter.jobs.request import HDF5_FOLDER, Job, Plan, plan_job
-from penstock_converter.jobs.stages import Staged, Stages, stage_key
+from penstock_converter.jobs.stages import RECORDINGS, Staged, Stages, stage_key
 from penstock_converter.jobs.staging import new_folder, publish, staging_folder
 from penstock_converter.outputs.card import write_card
 from penstock_converter.recordings.discovery import bag_files
@@ -40,24 +40,31 @@ __all__ = ["run_job"]
 log = structlog.get_logger(__name__)
 
 _REPORT_PERIOD_S = 0.2
-_RECORDINGS, _DATASET = "recordings", "dataset"
+_DATASET = "dataset"
 
 
 def run_job(
     job: Job,
     on_progress: Callable[[Progress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
+    token: str = "",
 ) -> Outcome:
     """Convert, or find that it was done before.
 
     Recordings are staged one by one and joined when all are. What is staged is kept when the
     conversion is interrupted, and taken up when it is asked for again.
 
+    Args:
+        job: What is to be converted.
+        on_progress: Told where the conversion stands.
+        cancelled: Asked before each frame.
+        token: Of the shares that were staged before, if any: what they refused is not tried again.
+
     Returns:
         What became of each recording. Nothing is published if none was converted.
 
     Raises:
-        AlreadyExists, InvalidInput: See ``existing_outcome``.
+        AlreadyExists, InvalidInput: See ``plan_job``.
         Conflict: Another process is writing to the same output.
         LimitExceeded: The disk is full; nothing is published.
         Cancelled: ``cancelled`` said so; nothing is published.
@@ -70,7 +77,7 @@ def run_job(
         return plan.present
     cv2.setNumThreads(1)  # cameras run side by side already
     try:
-        return _Run(plan, on_progress, cancelled).run()
+        return _Run(plan, on_progress, cancelled).run(token)
     except PenstockError:
         raise
     except Exception as error:
@@ -98,14 +105,15 @@ class _Run:
         self._others_bytes = 0
         self._begun = self._reported = time.monotonic()
 
-    def run(self) -> Outcome:
+    def run(self, token: str) -> Outcome:
         job = self._job
         with staging_folder(job.out) as folder:
-            stages = Stages(folder / _RECORDINGS)
+            stages = Stages(folder / RECORDINGS)
             keys = [stage_key(bag, self._mapping) for bag in job.bags]
+            refusals = {key: stages.refusal(key, token) for key in keys} if token else {}
             stages.keep_only(set(keys))
             try:
-                self._convert(stages, keys)
+                self._convert(stages, keys, refusals)
                 outcome = self._join(folder) if any(self._staged) else self._outcome({})
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
@@ -145,16 +153,21 @@ class _Run:
         publish(dataset, job.out)
         return outcome
 
-    def _convert(self, stages: Stages, keys: Sequence[str]) -> None:
+    def _convert(
+        self, stages: Stages, keys: Sequence[str], refusals: Mapping[str, PenstockError | None]
+    ) -> None:
         """Stage all recordings that are not, here or in processes of their own."""
         tasks: list[Task] = []
         for index, key in enumerate(keys):
             task = Task(index, key, self._job.bags[index], self._job.name(index))
-            if stages.find(key) is None:
-                tasks.append(task)
-            else:
+            refusal = refusals.get(key)
+            if stages.find(key) is not None:
                 log.info("taken up", bag=task.name)
                 self._ended(task, None, stages)
+            elif refusal is not None:
+                self._ended(task, refusal, stages)
+            else:
+                tasks.append(task)
         workers = worker_count(len(tasks), self._job.workers)
         if workers > 1:
             self._others_bytes = convert_in_pool(

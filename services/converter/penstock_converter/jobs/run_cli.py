@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from penstock_converter.hub_cli import Upload, upload_options
+from penstock_converter.scale.scale_cli import Scale, scale_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,7 @@ PARTLY = 3
     type=click.IntRange(min=1),
     help="Recordings at a time, a process each.  [default: half the cores, as memory allows]",
 )
+@scale_options
 @upload_options
 def run(
     inputs: tuple[str, ...],
@@ -60,6 +62,7 @@ def run(
     *,
     overwrite: bool,
     append: bool,
+    scale: Scale,
     upload: Upload,
 ) -> None:
     """Turn recordings into one dataset: LeRobot v3.0, HDF5 for the sampler, or both.
@@ -110,9 +113,10 @@ def run(
         workers=workers,
     )
     upload.check(job.mapping, hdf5)
+    token = scale.stage(job, uploads=upload.repo_id is not None)
     console = Console(stderr=True)
     with _cancelled_by_sigterm() as cancelled, LiveReport(console, len(bags)) as report:
-        outcome = run_job(job, report.show, cancelled.is_set)
+        outcome = run_job(job, report.show, cancelled.is_set, token)
         if outcome.reused:
             report.finish("done before")
     _tell(console, outcome, out)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock.errors import PenstockError
 from penstock_converter.jobs.durable import replace_synced, sync_folder, sync_tree
 from penstock_converter.jobs.outcome import BagOutcome, fingerprint, identify
 from penstock_converter.jobs.recording import Work, convert_recording
@@ -20,10 +21,13 @@ from penstock_converter.messages.schema import Schema
 from penstock_converter.outputs.lerobot_episode import LeRobotEpisode
 from penstock_converter.outputs.sink import EpisodeSink
 
-__all__ = ["HDF5_FILE", "Staged", "Stages", "stage_key"]
+__all__ = ["HDF5_FILE", "RECORDINGS", "Staged", "Stages", "stage_key"]
+
+RECORDINGS = "recordings"
+"""Folder of all stages, in that of a conversion."""
 
 HDF5_FILE = "episode.hdf5"
-_RECORD = "staged.json"
+_RECORD, _REFUSAL = "staged.json", "refused.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,28 @@ class Stages:
             schema = Schema.from_json(content["schema"])
             return Staged(outcome, schema, tuple(content["lengths"]), folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def refuse(self, key: str, token: str, error: PenstockError) -> None:
+        """Note why a recording cannot be staged, for the conversion that ``token`` stands for."""
+        folder = self.folder / key
+        folder.mkdir(exist_ok=True)
+        partial = folder / f"{_REFUSAL}.{secrets.token_hex(4)}"
+        content = {"token": token, "reason": error.reason, "message": error.message}
+        partial.write_text(json.dumps(content), "utf-8")
+        replace_synced(partial, folder / _REFUSAL)
+
+    def refusal(self, key: str, token: str) -> PenstockError | None:
+        """Why a recording was refused by the same conversion; None if it was not.
+
+        What others found is no reason: they may have run with less memory, or another version.
+        """
+        try:
+            content = json.loads((self.folder / key / _REFUSAL).read_text("utf-8"))
+            if content["token"] != token:
+                return None
+            return PenstockError(content["message"], reason=content["reason"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def __bool__(self) -> bool:

@@ -1,0 +1,1 @@
+"""Conversions as many tasks, through the executors of datatrove."""
