@@ -198,6 +198,7 @@ def test_two_tasks_on_ray_make_the_same_dataset(command, tmp_path, expected_here
         RAY_AUTH_MODE="disabled",
         RAY_TMPDIR=short_folder,
         RAY_ADDRESS="local",
+        RAY_raylet_start_wait_time_s="150",  # machines that test are busy
     )
     assert done.returncode == 3, done.stderr
     assert "did not come to their end" not in done.stderr
