@@ -8,7 +8,8 @@ BUF := $(VENV)/buf/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-docker check proto proto-baseline bench bench-sampler bench-sampler-peers \
-  bench-sampler-memory bench-checkpointer soak-sampler chaos-sampler chaos-checkpointer clean
+  bench-sampler-memory bench-checkpointer bench-converter soak-sampler chaos-sampler \
+  chaos-checkpointer chaos-converter clean
 
 help: ## Print what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -72,6 +73,9 @@ bench-sampler-memory: setup ## Memory of a server with 1 M and with 100 M transi
 bench-checkpointer: setup ## Time saving beside training, other ways to save, and what profiles save
 	$(BIN)/python benchmarks/checkpointer/run.py
 
+bench-converter: setup $(LEROBOT)/.ready ## Memory by the size of a bag, rates beside lerobot's own writers
+	$(BIN)/python benchmarks/converter/run.py
+
 soak-sampler: setup ## A day of use in 20 minutes: memory, descriptors and threads must stay flat
 	$(BIN)/python benchmarks/soak_sampler.py
 
@@ -81,7 +85,10 @@ chaos-sampler: setup ## Kill, pause, restart and add replicas for five minutes u
 chaos-checkpointer: setup ## Kill client, uploader and server a thousand times while checkpoints are saved
 	PENSTOCK_CHAOS_KILLS=1000 $(BIN)/python -m pytest -s tests/e2e/test_checkpointer_chaos.py
 
-bench: bench-sampler bench-checkpointer ## Run the benchmarks of batches and of checkpoints
+chaos-converter: setup ## Kill conversions a hundred times; each must end as if nothing had been
+	PENSTOCK_CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_converter_chaos.py
+
+bench: bench-sampler bench-checkpointer bench-converter ## Run the benchmarks of batches, checkpoints, conversions
 
 clean: ## Remove what was built, recorded and trained here (not the environments)
 	rm -rf build dist demo results .pytest_cache .ruff_cache .hypothesis .import_linter_cache
