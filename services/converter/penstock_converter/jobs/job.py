@@ -12,7 +12,16 @@ import cv2
 import structlog
 
 from penstock.disk import is_disk_full
-from penstock.errors import Cancelled, DataFault, LimitExceeded, NotFound, PenstockError
+from penstock.errors import (
+    Cancelled,
+    Conflict,
+    DataFault,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    PenstockError,
+)
+from penstock.failpoints import failpoint
 from penstock.memory import memory_limit_bytes
 from penstock_converter.jobs.joining import Grown, Places, join
 from penstock_converter.jobs.outcome import (
@@ -31,7 +40,7 @@ from penstock_converter.jobs.pool import (
 )
 from penstock_converter.jobs.request import HDF5_FOLDER, Job, Plan, plan_job
 from penstock_converter.jobs.stages import RECORDINGS, Staged, Stages, stage_key
-from penstock_converter.jobs.staging import new_folder, publish, staging_folder
+from penstock_converter.jobs.staging import has_leftovers, new_folder, publish, staging_folder
 from penstock_converter.outputs.card import write_card
 from penstock_converter.recordings.discovery import bag_files
 
@@ -74,6 +83,7 @@ def run_job(
     plan = plan_job(job)
     if plan.present is not None:
         log.info("reused", out=str(job.out), fingerprint=plan.present.fingerprint)
+        _tidy(job)
         return plan.present
     cv2.setNumThreads(1)  # cameras run side by side already
     try:
@@ -114,8 +124,14 @@ class _Run:
             stages.keep_only(set(keys))
             try:
                 self._convert(stages, keys, refusals)
+                failpoint("converter.staged")
                 outcome = self._join(folder) if any(self._staged) else self._outcome({})
+                failpoint("converter.published")
+                for key in keys:
+                    stages.remove(key)
+                    failpoint("converter.stage.removed")
                 shutil.rmtree(folder, ignore_errors=True)
+                failpoint("converter.removed")
             finally:
                 # What is incomplete is of no use, and may fill the disk.
                 shutil.rmtree(folder / _DATASET, ignore_errors=True)
@@ -145,11 +161,13 @@ class _Run:
         writer = join(self._staged, self._mapping, Places(dataset, hdf5), self._settle, grown)
         outcome = self._outcome(writer)
         write_outcome(dataset, outcome)
+        failpoint("converter.join.reported")
         if self._mapping.outputs.lerobot is not None:
             write_card(dataset, outcome)
         if job.hdf5 is not None:
             write_outcome(hdf5, outcome)
             publish(hdf5, job.hdf5)
+            failpoint("converter.publish.hdf5_done")
         publish(dataset, job.out)
         return outcome
 
@@ -289,3 +307,21 @@ class _Run:
     def _peak_bytes(self) -> int:
         """Of this process and of those that it has started."""
         return peak_rss_bytes() + self._others_bytes
+
+
+def _tidy(job: Job) -> None:
+    """Remove what an interrupted conversion left beside a dataset that is complete."""
+    for final in (job.out, job.hdf5):
+        if final is None or not has_leftovers(final):
+            continue
+        try:
+            with staging_folder(final) as folder:
+                stages = Stages(folder / RECORDINGS)
+                for bag in job.bags:
+                    stages.remove(stage_key(bag, job.mapping))
+                shutil.rmtree(folder / _DATASET, ignore_errors=True)
+                # Recordings of another conversion may wait there.
+                if not stages:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except (Conflict, InvalidInput) as error:
+            log.warning("left as it is", out=str(final), why=error.message)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.errors import DataFault
+from penstock.failpoints import failpoint
 from penstock_converter.jobs.request import hdf5_name
 from penstock_converter.jobs.stages import HDF5_FILE, Staged
 from penstock_converter.jobs.staging import new_folder
@@ -74,6 +75,7 @@ def join(
             files = [grown.places.hdf5 / hdf5_name(number) for number in range(begin)] + files
         for number, file in enumerate(files):
             link_or_copy(file, places.hdf5 / hdf5_name(number))
+            failpoint("converter.join.linked")
     if outputs.lerobot is not None:
         dataset = places.dataset
         scratch = new_folder(dataset / _SCRATCH)
@@ -82,7 +84,9 @@ def join(
                 writer.resume(grown.places.dataset, WriterState.from_json(grown.state))
             for episode, length in episodes:
                 writer.add(StagedEpisode(episode, length))
+                failpoint("converter.join.added")
             state = writer.finish().to_json()
+            failpoint("converter.join.finished")
         shutil.rmtree(scratch)
     return state
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import Cancelled, DataFault
+from penstock.failpoints import failpoint
 from penstock_converter.frames.choice import Choice, Frames, choose_frames, is_image
 from penstock_converter.frames.stream import FrameMessages, stream_frames
 from penstock_converter.frames.timeline import Timeline, read_timeline
@@ -76,6 +77,7 @@ def convert_recording(
             nonlocal done
             if cancelled():
                 raise Cancelled(f"{bag.path}: the conversion was cancelled")
+            failpoint("converter.stage.frame")
             done += 1
             on_frame(done, choice.frames, len(cameras))
 

@@ -16,6 +16,7 @@ from penstock_converter.jobs.outcome import (
     identify,
     read_outcome,
 )
+from penstock_converter.jobs.staging import restore
 from penstock_converter.mapping.model import Mapping
 
 __all__ = ["HDF5_FOLDER", "Job", "Plan", "hdf5_name", "plan_job"]
@@ -99,7 +100,10 @@ def plan_job(job: Job) -> Plan:
             lie in each other.
     """
     _check_folders(job)
-    found = [_found(folder) for folder in (job.out, *([job.hdf5] if job.hdf5 else []))]
+    folders = (job.out, *([job.hdf5] if job.hdf5 else []))
+    for folder in folders:
+        restore(folder)
+    found = [_found(folder) for folder in folders]
     first = found[0]
     if first is not None and _is_whole(job, first):
         if first.fingerprint == job.fingerprint and _agree(found):

@@ -8,11 +8,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import PenstockError
+from penstock.failpoints import failpoint
 from penstock_converter.jobs.durable import replace_synced, sync_folder, sync_tree
 from penstock_converter.jobs.outcome import BagOutcome, fingerprint, identify
 from penstock_converter.jobs.recording import Work, convert_recording
@@ -106,7 +108,14 @@ class Stages:
         """Remove what an earlier conversion of something else left, and what is incomplete."""
         for entry in self.folder.iterdir():
             if entry.name not in keys or self.find(entry.name) is None:
-                shutil.rmtree(entry, ignore_errors=True)
+                self.remove(entry.name)
+
+    def remove(self, key: str) -> None:
+        """Remove a recording; one that was removed in part counts as incomplete."""
+        folder = self.folder / key
+        with suppress(OSError):
+            (folder / _RECORD).unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
     def convert(
         self,
@@ -136,6 +145,7 @@ class Stages:
         """
         attempt = self.folder / f".{key}.{secrets.token_hex(4)}"
         attempt.mkdir()
+        failpoint("converter.stage.begun")
         try:
 
             def sinks(number: int) -> Sequence[EpisodeSink]:
@@ -159,10 +169,12 @@ class Stages:
                 "schema": schema.to_json(),
                 "lengths": lengths,
             }
+            failpoint("converter.stage.written")
             sync_tree(attempt)
             partial = attempt / f"{_RECORD}.partial"
             partial.write_text(json.dumps(content), "utf-8")
             replace_synced(partial, attempt / _RECORD)
+            failpoint("converter.stage.described")
             sync_folder(attempt)
             self._publish(attempt, key)
         finally:
@@ -177,6 +189,7 @@ class Stages:
             return  # somebody else has made the same
         shutil.rmtree(final, ignore_errors=True)
         attempt.rename(final)
+        failpoint("converter.stage.renamed")
         sync_folder(self.folder)
 
 

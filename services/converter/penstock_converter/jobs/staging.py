@@ -6,14 +6,15 @@ import fcntl
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from penstock.disk import is_disk_full
 from penstock.errors import Conflict, InvalidInput, LimitExceeded
+from penstock.failpoints import failpoint
 from penstock_converter.jobs.durable import sync_folder, sync_tree
 
-__all__ = ["new_folder", "publish", "staging_folder"]
+__all__ = ["has_leftovers", "new_folder", "publish", "restore", "staging_folder"]
 
 
 @contextmanager
@@ -30,13 +31,17 @@ def staging_folder(final: Path, *, shared: bool = False) -> Generator[Path]:
     """
     if not final.name:
         raise InvalidInput(f"{final} cannot be an output: name a folder in it", field="out")
-    partial = final.with_name(f".{final.name}.partial")
+    partial = _partial(final)
+    lock = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        _restore(final)
         partial.mkdir(exist_ok=True)
         lock = _lock(partial, shared=shared)
+        if not shared:
+            _restore(final)
     except OSError as error:
+        if lock is not None:
+            os.close(lock)
         if is_disk_full(error):
             raise LimitExceeded(
                 f"{final}: the disk is full: free space there", reason="DISK_FULL"
@@ -46,6 +51,23 @@ def staging_folder(final: Path, *, shared: bool = False) -> Generator[Path]:
         yield partial
     finally:
         os.close(lock)
+
+
+def restore(final: Path) -> None:
+    """Bring back what an interrupted replacement had set aside, unless somebody works there.
+
+    Raises:
+        InvalidInput: The place cannot be written to.
+    """
+    if _replaced(final).exists():
+        # The folder goes only if it was made just now, and is empty.
+        with suppress(Conflict), staging_folder(final) as folder, suppress(OSError):
+            folder.rmdir()
+
+
+def has_leftovers(final: Path) -> bool:
+    """Whether a conversion to ``final`` was interrupted, or is at work."""
+    return _partial(final).exists() or _replaced(final).exists()
 
 
 def new_folder(folder: Path) -> Path:
@@ -58,12 +80,17 @@ def new_folder(folder: Path) -> Path:
 def publish(partial: Path, final: Path) -> None:
     """Give the staged folder its name, in the place of what is there, and make that durable."""
     sync_tree(partial)
+    failpoint("converter.publish.synced")
     replaced = _replaced(final)
     if final.exists():
         final.rename(replaced)
+        failpoint("converter.publish.set_aside")
     partial.rename(final)
+    failpoint("converter.publish.renamed")
     sync_folder(final.parent)
+    failpoint("converter.publish.durable")
     shutil.rmtree(replaced, ignore_errors=True)
+    failpoint("converter.publish.old_removed")
 
 
 def _restore(final: Path) -> None:
@@ -75,6 +102,11 @@ def _restore(final: Path) -> None:
         shutil.rmtree(replaced)
     else:
         replaced.rename(final)
+        failpoint("converter.restored")
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
 
 
 def _replaced(final: Path) -> Path:
