@@ -18,7 +18,7 @@ from penstock_converter.jobs.request import Job
 from penstock_converter.jobs.sharing import stage_share
 from penstock_converter.jobs.stages import Stages
 from penstock_converter.jobs.staging import staging_folder
-from penstock_converter.scale.launch import launch
+from penstock_converter.scale.launch import check_room, launch
 
 from penstock.cli import penstock
 from penstock.errors import Conflict, InvalidInput, Unavailable, Unsupported
@@ -362,6 +362,26 @@ def test_options_that_do_not_fit_are_named(bag, mapping_text, tmp_path, monkeypa
         found = error(*options)
         assert isinstance(found, kind), (options, found)
         assert text in found.message
+
+
+def test_a_dataset_that_slurm_makes_later_is_not_uploaded_now(
+    bag, mapping_text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("penstock_converter.hub.check_repository", lambda _: None)
+    (tmp_path / "mapping.yaml").write_text(mapping_text)
+    options = ["--mapping", tmp_path / "mapping.yaml", "--out", tmp_path / "out"]
+    options += ["--executor", "slurm", "--push-to-hub", "me/reach"]
+    found = CliRunner().invoke(penstock, ["convert", *map(str, (bag, *options))]).exception
+    assert isinstance(found, InvalidInput)
+    assert "penstock convert push" in found.message
+
+
+def test_tasks_that_no_ray_cluster_has_room_for_are_refused():
+    task = {"cpus_per_task": 2, "mem_per_cpu_gb": 1.5}
+    check_room({"CPU": 2.0, "memory": 3.0 * 2**30}, task)
+    for cluster in ({"CPU": 1.0, "memory": 2.0**40}, {"CPU": 64.0, "memory": 2.9 * 2**30}, {}):
+        with pytest.raises(InvalidInput, match=r"needs 2 CPUs and 3\.0 GiB"):
+            check_room(cluster, task)
 
 
 @pytest.mark.parametrize(

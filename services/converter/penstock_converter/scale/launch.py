@@ -6,6 +6,7 @@ Each task stages its share of the recordings beside the dataset-to-be; joining t
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import shutil
@@ -24,7 +25,7 @@ from penstock_converter.jobs.request import Job
 if TYPE_CHECKING:
     from datatrove.executor.slurm import SlurmPipelineExecutor
 
-__all__ = ["Executor", "Launched", "launch"]
+__all__ = ["Executor", "Launched", "check_room", "launch"]
 
 Executor = Literal["local", "ray", "slurm"]
 
@@ -130,12 +131,37 @@ def _run_on_ray(stage: Any, tasks: int, logs: Path, resources: dict[str, Any]) -
     if started:
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
+        # A cluster that somebody names may grow when tasks wait.
+        if os.environ.get("RAY_ADDRESS", "local") == "local":
+            check_room(ray.cluster_resources(), resources)
         executor = RayPipelineExecutor([stage], tasks=tasks, logging_dir=str(logs), **resources)
         executor.run()
         return len(executor.get_incomplete_ranks(skip_completed=True))
     finally:
         if started:
             ray.shutdown()
+
+
+def check_room(cluster: Mapping[str, float], resources: Mapping[str, Any]) -> None:
+    """Refuse tasks that would wait for ever.
+
+    Args:
+        cluster: What there is of ``CPU`` and of ``memory`` in bytes, on all nodes.
+        resources: What each task gets: ``cpus_per_task``, ``mem_per_cpu_gb``.
+
+    Raises:
+        InvalidInput: There is less than one task needs.
+    """
+    cpus = resources["cpus_per_task"]
+    memory_gb = cpus * resources["mem_per_cpu_gb"]
+    found_gb = cluster.get("memory", 0) / 2**30
+    if cluster.get("CPU", 0) < cpus or found_gb < memory_gb:
+        raise InvalidInput(
+            f"a task needs {cpus} CPUs and {memory_gb:.1f} GiB, all of the Ray cluster has "
+            f"{cluster.get('CPU', 0):.0f} CPUs and {found_gb:.1f} GiB: set --ray cpus_per_task=N "
+            "and --ray mem_per_cpu_gb=N",
+            field="ray",
+        )
 
 
 def _submit(stage: Any, join: Any, tasks: int, logs: Path, resources: dict[str, Any]) -> str:

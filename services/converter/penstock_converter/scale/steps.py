@@ -37,7 +37,7 @@ class StageShare(PipelineStep):
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Stage a share; passes on whatever comes in."""
         hush_logs()
-        with contextlib.chdir(self.folder):
+        with contextlib.chdir(self.folder), self.track_time(unit="task"):
             for bag, refusal in stage_share(
                 self.job, rank, world_size, self.token, memory_bytes=self.memory_bytes
             ):
@@ -68,7 +68,7 @@ class JoinShares(PipelineStep):
         """Publish the dataset; a task that ends without one has failed."""
         del rank, world_size  # one task joins
         hush_logs()
-        with contextlib.chdir(self.folder):
+        with contextlib.chdir(self.folder), self.track_time(unit="task"):
             outcome = run_job(self.job, token=self.token)
         for bag in outcome.refused:
             logger.warning(f"refused {bag.bag} ({bag.reason}): {bag.error}")
