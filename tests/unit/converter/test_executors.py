@@ -100,6 +100,16 @@ def test_what_a_task_left_is_converted_when_joining(bags, make_mapping, tmp_path
     assert_same(tmp_path / "out", expected)
 
 
+def test_shares_append_to_a_dataset(bags, make_mapping, tmp_path, expected):
+    mapping = make_mapping(OVERRIDE)
+    run_job(Job(bags[:1], mapping, tmp_path / "out", workers=1))
+    job = Job(bags, mapping, tmp_path / "out", append=True, workers=1)
+    told = [name for rank in (1, 0) for name, _ in stage_share(job, rank, 2, TOKEN)]
+    assert sorted(told) == sorted(map(str, bags[1:]))
+    run_job(job, token=TOKEN)
+    assert_same(tmp_path / "out", expected)
+
+
 def test_a_refusal_counts_for_its_own_attempt_only(bag, make_mapping, tmp_path, monkeypatch):
     job = Job((bag,), make_mapping(), tmp_path / "out", workers=1)
     honest = Stages.convert
