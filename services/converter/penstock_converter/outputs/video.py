@@ -291,7 +291,8 @@ def _join(parts: list[_Part], path: Path, fps: int) -> None:
             with av.open(str(part.path)) as source:
                 template: Any = source.streams.video[0]
                 if stream is None:
-                    stream = output.add_stream_from_template(template)
+                    # Opaque: no encoder is looked for by the name of the decoder.
+                    stream = output.add_stream_from_template(template, opaque=True)
                     stream.time_base = Fraction(1, clock)
                 for packet in source.demux(template):
                     if packet.dts is None:
