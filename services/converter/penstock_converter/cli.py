@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from penstock.config import settings_options
+from penstock_converter.checks.validate_cli import validate
 from penstock_converter.hub_cli import push
 from penstock_converter.jobs.run_cli import run
 from penstock_converter.mapping.presets_cli import presets_command
@@ -45,7 +46,7 @@ def convert() -> None:
     """
 
 
-for _command in (run, inspect, presets_command, push):
+for _command in (run, inspect, presets_command, validate, push):
     convert.add_command(_command)
 
 
