@@ -35,7 +35,7 @@ def timeline(**seconds):
         )
         for name, times in seconds.items()
     }
-    return Timeline(topics, KINDS, sorted_by_receipt=True)
+    return Timeline(topics, KINDS)
 
 
 def ticks(start, stop):

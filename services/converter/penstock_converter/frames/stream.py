@@ -11,8 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
 
-import numpy as np
-
 from penstock.errors import DataFault
 from penstock_converter.frames.choice import Frames
 from penstock_converter.frames.timeline import Timeline
@@ -64,7 +62,7 @@ def stream_frames(
         for key in held.keys() - uses.keys():
             del held[key]
         following = {key for frame in needs.window(stop, stop + size) for key in frame}
-        arriving = _arrivals(bag, timeline, missing)
+        arriving = _arrivals(bag, missing)
         for offset, keys in enumerate(window):
             while waiting := keys & missing:
                 key, data = next(arriving, (None, b""))
@@ -138,30 +136,10 @@ class _Needs:
         return FrameMessages(frame, messages)
 
 
-def _arrivals(
-    bag: Bag, timeline: Timeline, wanted: set[_Key]
-) -> Generator[tuple[_Key, bytes], None, None]:
-    """Wanted messages as the recording yields them."""
-    if not wanted:
-        return
+def _arrivals(bag: Bag, wanted: set[_Key]) -> Generator[tuple[_Key, bytes], None, None]:
+    """Wanted messages, and no others, in order of receipt."""
     numbers: dict[str, list[int]] = defaultdict(list)
     for topic, number in wanted:
         numbers[topic].append(number)
-    start = stop = None
-    seen = dict.fromkeys(numbers, 0)
-    if timeline.sorted_by_receipt:
-        received = {
-            topic: timeline.topics[topic].receive_ns[np.array(which)]
-            for topic, which in numbers.items()
-        }
-        start = min(int(times.min()) for times in received.values())
-        stop = max(int(times.max()) for times in received.values()) + 1
-        seen = {
-            topic: int(np.searchsorted(timeline.topics[topic].receive_ns, start, side="left"))
-            for topic in numbers
-        }
-    for topic, _, data in bag.messages(list(numbers), start, stop):
-        key = (topic, seen[topic])
-        seen[topic] += 1
-        if key in wanted:
-            yield key, data
+    for topic, number, data in bag.pick(numbers):
+        yield (topic, number), data

@@ -1,8 +1,11 @@
-"""First pass: when each message was received or stamped. No payload is decoded or kept."""
+"""First pass: when each message was received or stamped.
+
+Times of receipt come from the recording's index alone. Where header time is asked for, the first
+bytes of that topic's messages are read.
+"""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 
@@ -23,7 +26,7 @@ class TopicTimes:
     Attributes:
         receive_ns: (M,) int64, when the recorder got each message.
         header_ns: (M,) int64, capture times; empty unless a feature asks for them.
-        size_bytes: Of all messages together.
+        size_bytes: Of all messages together, about.
     """
 
     receive_ns: NDArray[np.int64]
@@ -42,19 +45,16 @@ class Timeline:
     Attributes:
         topics: Times by topic.
         kinds: Message type by topic.
-        sorted_by_receipt: Whether each topic's messages come in order of receipt, so that a part
-            of the recording can be read by time.
     """
 
     topics: MappingOf[str, TopicTimes]
     kinds: MappingOf[str, str]
-    sorted_by_receipt: bool
 
 
 def read_timeline(bag: Bag, mapping: Mapping) -> Timeline:
     """Read the times of all messages that the mapping's features may need.
 
-    Memory: 8 bytes a message and clock.
+    Memory: 8 bytes a message and clock, beside what ``Bag`` keeps.
 
     Raises:
         DataFault: A topic is missing or holds no messages, or header time is asked for of a type
@@ -72,22 +72,9 @@ def read_timeline(bag: Bag, mapping: Mapping) -> Timeline:
                     reason="NO_HEADER",
                 )
             stamped.add(part.topic)
-    receive = {topic: array("q") for topic in kinds}
-    header = {topic: array("q") for topic in kinds}
-    sizes = dict.fromkeys(kinds, 0)
-    for topic, receive_ns, data in bag.messages(kinds):
-        receive[topic].append(receive_ns)
-        sizes[topic] += len(data)
-        if topic in stamped:
-            header[topic].append(bag.header_ns(topic, data))
-    for topic, times in receive.items():
-        if not times:
+    topics: dict[str, TopicTimes] = {}
+    for topic, (receive_ns, header_ns, size_bytes) in bag.scan(kinds, stamped).items():
+        if not len(receive_ns):
             raise DataFault(f"{bag.path}: topic {topic} holds no messages", reason="EMPTY_TOPIC")
-    topics = {
-        topic: TopicTimes(
-            np.array(receive[topic], np.int64), np.array(header[topic], np.int64), sizes[topic]
-        )
-        for topic in kinds
-    }
-    ordered = all(bool((np.diff(times.receive_ns) >= 0).all()) for times in topics.values())
-    return Timeline(topics, kinds, ordered)
+        topics[topic] = TopicTimes(receive_ns, header_ns, size_bytes)
+    return Timeline(topics, kinds)

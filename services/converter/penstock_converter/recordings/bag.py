@@ -1,37 +1,59 @@
-"""Opens ROS 1 and ROS 2 recordings through rosbags, and says clearly when one cannot be read.
+"""Reads ROS 1 and ROS 2 recordings, and says clearly when one cannot be read.
 
-Messages come in the order of their receipt. Only types that are asked for are parsed, so a schema
-that nobody needs (service events, for one) cannot spoil a recording.
+Messages come in the order of their receipt. What is where is learnt from the index of a recording,
+so that payloads are read only of messages that somebody needs. Only types that are asked for are
+parsed, so a schema that nobody needs (service events, for one) cannot spoil a recording.
 """
 
 from __future__ import annotations
 
-import functools
 import struct
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from collections.abc import Mapping as MappingOf
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from rosbags import rosbag1, rosbag2
-from rosbags.interfaces import Connection, MessageDefinitionFormat
-from rosbags.interfaces.typing import Typesdict
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.typesys.msg import normalize_msgtype
 from rosbags.typesys.store import Typestore
 
 from penstock.errors import DataFault, NotFound, PenstockError
-from penstock_converter.messages.compressed import COMPRESSED_IMAGE, read_compressed
+from penstock_converter.messages.compressed import is_compressed_image, read_compressed
+from penstock_converter.recordings.definitions import Undefined, type_store
+from penstock_converter.recordings.opening import (
+    STORAGE_SUFFIXES,
+    Opened,
+    open_storages,
+    short,
+    storage_files,
+)
+from penstock_converter.recordings.ros1 import Ros1File
+from penstock_converter.recordings.storage import Channel, Entries, Place
+from penstock_converter.recordings.views import CHUNK_LIMIT_BYTES, decompressed
 
-__all__ = ["STORAGE_SUFFIXES", "Bag", "RawMessage", "open_bag", "storage_files"]
+__all__ = [
+    "STORAGE_SUFFIXES",
+    "Bag",
+    "NumberedMessage",
+    "RawMessage",
+    "Received",
+    "open_bag",
+    "storage_files",
+]
 
-STORAGE_SUFFIXES = (".bag", ".mcap", ".db3")
-_IDL_SEPARATOR = "=" * 80 + "\n"
-_UNFINISHED = ("not indexed", "index looks damaged", "end magic", "Invalid argument")
-"""What rosbags says of recordings whose recorder was stopped before it wrote their end."""
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""Begins a message that was compressed by itself; others begin with a zero byte."""
+
+_HEADER_BYTES = 16
+_BATCH = 4096
+"""Messages whose places are unpacked together."""
+
+_UNDEFINED = MessageDefinition(MessageDefinitionFormat.NONE, "")
 
 
 class RawMessage(NamedTuple):
@@ -42,39 +64,92 @@ class RawMessage(NamedTuple):
     data: bytes
 
 
+class NumberedMessage(NamedTuple):
+    """A message and its number in its topic, from 0, in the order of receipt."""
+
+    topic: str
+    number: int
+    data: bytes
+
+
+class Received(NamedTuple):
+    """When the messages of a topic were received.
+
+    Attributes:
+        receive_ns: (M,) int64, in the order in which they are read.
+        header_ns: (M,) int64, their header stamps; empty if they were not asked for.
+        size_bytes: Of all messages together; an estimate where the index does not say.
+    """
+
+    receive_ns: NDArray[np.int64]
+    header_ns: NDArray[np.int64]
+    size_bytes: int
+
+
 @dataclass(frozen=True)
 class _Topic:
     msgtype: str
     store: Typestore
     compressed: bool
     """Whether messages are CompressedImage as ROS defines it."""
-    connections: tuple[tuple[int, Connection], ...]
-    """Connections with the number of the reader each belongs to."""
+
+
+class _Index(NamedTuple):
+    """Messages of a topic: which stream of which file, and where; (M,) each."""
+
+    time_ns: NDArray[np.int64]
+    stream: NDArray[np.int64]
+    block: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size_bytes: int
+
+    def at(self, which: NDArray[np.integer]) -> _Index:
+        """Some of the messages."""
+        return _Index(
+            self.time_ns[which],
+            self.stream[which],
+            self.block[which],
+            self.offset[which],
+            self.size_bytes,
+        )
 
 
 class Bag:
     """An open recording.
 
+    Memory: 32 bytes a message of the topics that are read.
+
     Attributes:
         path: What was opened.
         files: How many storage files it is made of.
+        warnings: What was lost of it, for people.
     """
 
-    def __init__(self, path: Path, readers: list[rosbag1.Reader] | list[rosbag2.Reader]) -> None:
-        self.path, self._readers = path, readers
-        self._ros1 = isinstance(readers[0], rosbag1.Reader)
-        found: dict[str, list[tuple[int, Connection]]] = {}
-        for number, reader in enumerate(readers):
-            for connection in reader.connections:
-                found.setdefault(connection.topic, []).append((number, connection))
-        self._connections = found
+    def __init__(self, path: Path, opened: Opened, definitions: MappingOf[str, str]) -> None:
+        self.path, self._storages = path, opened.storages
+        self.files = len(opened.storages)
+        self.warnings: tuple[str, ...] = tuple(
+            warning for storage in opened.storages for warning in storage.warnings
+        )
+        self._definitions = tuple(sorted(definitions.items()))
+        self._ros1 = isinstance(opened.storages[0], Ros1File) if opened.storages else False
+        self._streams: list[tuple[int, Channel]] = []
+        """Each with the number of its file; those of a file follow each other."""
+        self._channels: dict[str, list[Channel]] = {}
+        for channel in opened.announced:
+            self._channels.setdefault(channel.topic, []).append(channel)
+        for number, storage in enumerate(opened.storages):
+            for channel in storage.channels:
+                self._streams.append((number, channel))
+                self._channels.setdefault(channel.topic, []).append(channel)
+        self._stamps = {file: _stamp(file) for file in (each.path for each in opened.storages)}
         self._topics: dict[str, _Topic] = {}
-        self.warnings: tuple[str, ...] = ()
+        self._indexes: dict[str, _Index] = {}
 
     @property
     def topics(self) -> list[str]:
         """Names of all topics, sorted."""
-        return sorted(self._connections)
+        return sorted(self._channels)
 
     def use(self, topic: str) -> str:
         """Learn the type of ``topic``, which makes it readable; returns the type's name.
@@ -84,59 +159,102 @@ class Bag:
         """
         if topic in self._topics:
             return self._topics[topic].msgtype
-        connections = self._connections.get(topic)
-        if connections is None:
+        channels = self._channels.get(topic)
+        if channels is None:
             known = ", ".join(self.topics) or "none"
             raise DataFault(
                 f"{self.path}: there is no topic {topic}: the topics are {known}",
                 reason="NO_SUCH_TOPIC",
                 metadata={"topic": topic},
             )
-        kinds = sorted({normalize_msgtype(connection.msgtype) for _, connection in connections})
+        kinds = sorted({normalize_msgtype(channel.msgtype) for channel in channels})
         if len(kinds) > 1:
             raise DataFault(
                 f"{self.path}: topic {topic} carries {' and '.join(kinds)}: one type is needed",
                 reason="MIXED_TYPES",
                 metadata={"topic": topic},
             )
-        definition = connections[0][1].msgdef
+        defined = (c.definition for c in channels if c.definition.format is not _UNDEFINED.format)
+        definition = next(defined, _UNDEFINED)
         try:
-            store = _store(kinds[0], definition.format, definition.data)
+            store = type_store(kinds[0], definition, self._definitions, ros1=self._ros1)
+        except Undefined as error:
+            missing = error.args[0]
+            inside = "" if missing == kinds[0] else f"{missing} in "
+            raise DataFault(
+                f"{self.path}: type {inside}{kinds[0]} of topic {topic} is not defined in the "
+                "recording and not part of ROS: give the folder of its .msg files with "
+                "--definitions FOLDER, or record to mcap, which keeps definitions",
+                reason="UNKNOWN_TYPE",
+            ) from error
         except Exception as error:  # whatever the parser of definitions stumbles over
             raise DataFault(
                 f"{self.path}: the definition of type {kinds[0]} of topic {topic} cannot be "
-                f"parsed ({type(error).__name__}: {_short(error)}): other topics can be used",
+                f"parsed ({type(error).__name__}: {short(error)}): other topics can be used",
                 reason="UNKNOWN_TYPE",
             ) from error
-        if store is None:
-            raise DataFault(
-                f"{self.path}: type {kinds[0]} of topic {topic} is not defined in the recording "
-                "and not part of ROS: record again to mcap, which keeps definitions",
-                reason="UNKNOWN_TYPE",
-            )
-        compressed = _is_compressed_image(kinds[0], store)
-        self._topics[topic] = _Topic(kinds[0], store, compressed, tuple(connections))
+        self._topics[topic] = _Topic(kinds[0], store, is_compressed_image(kinds[0], store))
         return kinds[0]
+
+    def scan(self, topics: Collection[str], stamped: Collection[str] = ()) -> dict[str, Received]:
+        """When messages were received, from the index alone.
+
+        Args:
+            topics: Used before.
+            stamped: Those of them whose header stamps are wanted too, which takes the first bytes
+                of each message (all of it if it is compressed).
+
+        Raises:
+            DataFault: The recording is damaged.
+        """
+        self._find(topics)
+        stamps = {topic: np.zeros(0, np.int64) for topic in topics}
+        wanted: dict[str, NDArray[np.int64]] = {}
+        for topic in stamped:
+            count = len(self._indexes[topic].time_ns)
+            stamps[topic] = np.zeros(count, np.int64)
+            wanted[topic] = np.arange(count)
+        for topic, number, data in self._read(wanted, _HEADER_BYTES):
+            stamps[topic][number] = self.header_ns(topic, data)
+        return {
+            topic: Received(self._indexes[topic].time_ns, stamps[topic], self._size_bytes(topic))
+            for topic in topics
+        }
 
     def messages(
         self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None
     ) -> Generator[RawMessage, None, None]:
         """Messages of ``topics`` received in ``[start_ns, stop_ns)``, in order of receipt.
 
+        Storage files of one recording follow each other, whatever the times at their borders.
+
         Raises:
             DataFault: The recording is damaged.
         """
-        streams = [
-            reader.messages(connections, start=start_ns, stop=stop_ns)
-            for number, reader in enumerate(self._readers)
-            if (connections := self._connections_of(topics, number))
-        ]
-        with self._reading("its messages"):
-            # Storage files of one recording follow each other; only their borders may overlap,
-            # which `sorted_by_receipt` of the timeline notices.
-            for stream in streams:
-                for connection, receive_ns, data in stream:
-                    yield RawMessage(connection.topic, receive_ns, bytes(data))
+        self._find(topics)
+        wanted: dict[str, NDArray[np.int64]] = {}
+        for topic in topics:
+            time_ns = self._indexes[topic].time_ns
+            inside = np.ones(len(time_ns), np.bool_)
+            if start_ns is not None:
+                inside &= time_ns >= start_ns
+            if stop_ns is not None:
+                inside &= time_ns < stop_ns
+            wanted[topic] = np.flatnonzero(inside)
+        for topic, number, data in self._read(wanted):
+            yield RawMessage(topic, int(self._indexes[topic].time_ns[number]), data)
+
+    def pick(
+        self, numbers: MappingOf[str, Sequence[int] | NDArray[np.int64]]
+    ) -> Generator[NumberedMessage, None, None]:
+        """Messages by their numbers in their topics, in order of receipt; others are not read.
+
+        Raises:
+            DataFault: The recording is damaged, or was changed since it was opened.
+        """
+        self._find(numbers)
+        wanted = {topic: np.unique(np.array(which, np.int64)) for topic, which in numbers.items()}
+        yield from self._read(wanted)
 
     def decode(self, topic: str, data: bytes) -> Any:
         """The message object that ``data`` of ``topic`` holds; a CompressedImage has no header.
@@ -175,13 +293,88 @@ class Bag:
                 seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
             return seconds * 1_000_000_000 + nanoseconds
 
-    def _connections_of(self, topics: Collection[str], number: int) -> list[Connection]:
-        return [
-            connection
-            for topic in topics
-            for owner, connection in self._topics[topic].connections
-            if owner == number
+    def _find(self, topics: Collection[str]) -> None:
+        """Look up in the index where the messages of ``topics`` are."""
+        wanted = [topic for topic in topics if topic not in self._indexes]
+        if not wanted:
+            return
+        found: dict[int, Entries] = {}
+        with self._reading("its index"):
+            for number, storage in enumerate(self._storages):
+                streams = {
+                    channel.number: stream
+                    for stream, (owner, channel) in enumerate(self._streams)
+                    if owner == number and channel.topic in wanted
+                }
+                if streams:
+                    for channel, entries in storage.index(streams).items():
+                        found[streams[channel]] = entries
+        for topic in wanted:
+            streams = [s for s in found if self._streams[s][1].topic == topic]
+            self._indexes[topic] = self._joined(streams, found)
+
+    def _joined(self, streams: Sequence[int], found: MappingOf[int, Entries]) -> _Index:
+        empty = np.zeros(0, np.int64)
+        columns = [
+            np.concatenate([empty, *(found[stream][column] for stream in streams)])
+            for column in range(3)
         ]
+        lengths = [len(found[stream].time_ns) for stream in streams]
+        stream = np.repeat(np.array(streams, np.int64), lengths)
+        size_bytes = sum(found[each].size_bytes for each in streams)
+        index = _Index(columns[0], stream, columns[1], columns[2], size_bytes)
+        order = self._order(index)
+        return index.at(order)
+
+    def _order(self, index: _Index) -> NDArray[np.intp]:
+        """By file, then time of receipt, then place: the order in which messages are read."""
+        files = np.array([owner for owner, _ in self._streams], np.int64)
+        return np.lexsort((index.offset, index.block, index.time_ns, files[index.stream]))
+
+    def _read(
+        self, wanted: MappingOf[str, NDArray[np.int64]], limit_bytes: int | None = None
+    ) -> Generator[NumberedMessage, None, None]:
+        """Messages by their numbers, in order; no more than the first bytes if there is a limit."""
+        topics = list(wanted)
+        parts = [self._indexes[topic].at(wanted[topic]) for topic in topics]
+        if not parts:
+            return
+        columns = [np.concatenate([part[column] for part in parts]) for column in range(4)]
+        joined = _Index(columns[0], columns[1], columns[2], columns[3], 0)
+        order = self._order(joined)
+        owners = np.repeat(np.arange(len(topics)), [len(wanted[topic]) for topic in topics])
+        numbers = np.concatenate([wanted[topic] for topic in topics])
+        with self._reading("its messages"):
+            for start in range(0, len(order), _BATCH):
+                batch = order[start : start + _BATCH]
+                rows = (column[batch].tolist() for column in (*columns, owners, numbers))
+                for time_ns, stream, block, offset, owner, number in zip(*rows, strict=True):
+                    data = self._payload(stream, Place(time_ns, block, offset), limit_bytes)
+                    yield NumberedMessage(topics[owner], number, data)
+
+    def _payload(self, stream: int, place: Place, limit_bytes: int | None = None) -> bytes:
+        owner, channel = self._streams[stream]
+        data = self._storages[owner].read(channel.number, place, limit_bytes)
+        if self._ros1 or not data.startswith(_ZSTD_MAGIC):
+            return data
+        if limit_bytes is None:
+            return decompressed(data, "zstd", CHUNK_LIMIT_BYTES)
+        data = self._storages[owner].read(channel.number, place)
+        return decompressed(data, "zstd", limit_bytes, cut=True)
+
+    def _size_bytes(self, topic: str) -> int:
+        """Of all messages; those that are compressed are taken to be like the first."""
+        index = self._indexes[topic]
+        if self._ros1 or not len(index.time_ns):
+            return index.size_bytes
+        with self._reading("its messages"):
+            place = Place(int(index.time_ns[0]), int(index.block[0]), int(index.offset[0]))
+            stream = int(index.stream[0])
+            owner, channel = self._streams[stream]
+            if not self._storages[owner].read(channel.number, place, 4).startswith(_ZSTD_MAGIC):
+                return index.size_bytes
+            stored = len(self._storages[owner].read(channel.number, place))
+            return round(index.size_bytes * len(self._payload(stream, place)) / stored)
 
     @contextmanager
     def _reading(self, what: str) -> Generator[None]:
@@ -190,9 +383,17 @@ class Bag:
         except PenstockError:
             raise
         except Exception as error:  # the many ways in which damaged bytes make parsers fail
+            changed = [file for file, stamp in self._stamps.items() if _stamp(file) != stamp]
+            if changed:
+                raise DataFault(
+                    f"{self.path}: {changed[0].name} was written to while it was read: wait until "
+                    "the recorder is done",
+                    reason="BAG_CHANGED",
+                    metadata={"bag": str(self.path)},
+                ) from error
             raise DataFault(
-                f"{self.path}: {what} cannot be read ({type(error).__name__}: {_short(error)}): "
-                "the recording is damaged",
+                f"{self.path}: {what} cannot be read ({type(error).__name__}: {short(error)}): "
+                "the recording is damaged: take what is left of it with rosbag.salvage=true",
                 reason="BAG_DAMAGED",
                 metadata={"bag": str(self.path)},
             ) from error
@@ -204,119 +405,27 @@ def open_bag(
 ) -> Generator[Bag]:
     """Open a ``.bag``, ``.mcap``, ``.db3``, or a folder of a ROS 2 recording.
 
+    Args:
+        path: The recording.
+        salvage: Take what is left of files that were cut off or damaged; ``Bag.warnings`` says
+            what is lost. Whole recordings are the same with and without, only read once more.
+        definitions: Texts of ``.msg`` or ``.idl`` by ``pkg/msg/Name`` (or ``pkg/Name``), for
+            types that the recording does not define.
+
     Raises:
         NotFound: Nothing is there.
         DataFault: It is no recording, empty, truncated or damaged.
     """
     if not path.exists():
         raise NotFound(f"{path}: there is no such file or folder", metadata={"bag": str(path)})
-    readers: list[Any] = []
+    with ExitStack() as stack:
+        yield Bag(path, open_storages(path, stack, salvage=salvage), definitions)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Changes whenever something writes to the file, or removes it."""
     try:
-        try:
-            for reader in _readers(path):
-                reader.open()
-                readers.append(reader)
-        except PenstockError:
-            raise
-        except Exception as error:  # the many ways in which damaged bytes make parsers fail
-            raise DataFault(
-                f"{path}: cannot be opened as a recording: {_short(error)}.{_advice(path, error)}",
-                reason="BAG_UNREADABLE",
-                metadata={"bag": str(path)},
-            ) from error
-        yield Bag(path, readers)
-    finally:
-        for reader in readers:
-            # Closing a damaged file must not hide what was wrong with it.
-            with suppress(Exception):
-                reader.close()
-
-
-@functools.lru_cache(maxsize=256)
-def _store(msgtype: str, form: MessageDefinitionFormat, text: str) -> Typestore | None:
-    """Types that ``msgtype`` is made of; kept, because bags of one robot share them.
-
-    Returns:
-        None if the recording does not define the type and ROS does not ship it.
-    """
-    if form is MessageDefinitionFormat.NONE:
-        shipped = get_typestore(Stores.LATEST)
-        return shipped if msgtype in shipped.fielddefs else None
-    store = get_typestore(Stores.EMPTY)
-    if form is MessageDefinitionFormat.MSG:
-        store.register(get_types_from_msg(text, msgtype))
-        return store
-    parts = text.split(_IDL_SEPARATOR)[1:] if text.startswith(_IDL_SEPARATOR) else [text]
-    for part in parts:
-        body = part.split("\n", 1)[1] if part.startswith("IDL: ") else part
-        store.register(get_types_from_idl(body))
-    return store
-
-
-def _is_compressed_image(msgtype: str, store: Typestore) -> bool:
-    """Whether messages are laid out as ROS 1 or ROS 2 lays them out."""
-    if msgtype != COMPRESSED_IMAGE:
-        return False
-    return any(
-        all(store.fielddefs.get(kind) == fields for kind, fields in known.items())
-        for known in _compressed_images()
-    )
-
-
-@functools.cache
-def _compressed_images() -> tuple[Typesdict, Typesdict]:
-    image = get_types_from_msg(
-        "std_msgs/Header header\nstring format\nuint8[] data", COMPRESSED_IMAGE
-    )
-    stamp = "builtin_interfaces/Time stamp\nstring frame_id"
-    return (
-        {**image, **get_types_from_msg(f"uint32 seq\n{stamp}", "std_msgs/msg/Header")},
-        {**image, **get_types_from_msg(stamp, "std_msgs/msg/Header")},
-    )
-
-
-def _readers(path: Path) -> list[rosbag1.Reader] | list[rosbag2.Reader]:
-    """Readers, not yet open, in the order of their files."""
-    if path.suffix == ".bag" and path.is_file():
-        return [rosbag1.Reader(path)]
-    if path.is_file():
-        if path.suffix not in STORAGE_SUFFIXES:
-            raise DataFault(
-                f"{path}: a recording ends in .bag, .mcap or .db3, or is the folder of one",
-                reason="NOT_A_BAG",
-            )
-        return [rosbag2.Reader(path)]
-    if (path / "metadata.yaml").is_file():
-        return [rosbag2.Reader(path)]
-    # A recorder that was killed leaves no metadata; the storage files are good without it.
-    files = storage_files(path)
-    if not files:
-        raise DataFault(
-            f"{path}: holds neither metadata.yaml nor .mcap or .db3 files: is it the folder of a "
-            "recording?",
-            reason="NOT_A_BAG",
-        )
-    return [rosbag2.Reader(file) for file in files]
-
-
-def storage_files(folder: Path) -> list[Path]:
-    """Storage files of a ROS 2 recording, ``name_2`` before ``name_10``."""
-    found = [file for file in folder.iterdir() if file.suffix in (".mcap", ".db3")]
-    return sorted(found, key=lambda file: (len(file.name), file.name))
-
-
-def _advice(path: Path, error: Exception) -> str:
-    text = str(error)
-    if "seems to be empty" in text or (path.is_file() and path.stat().st_size == 0):
-        return " Nothing was recorded."
-    if any(words in text for words in _UNFINISHED):
-        fix = "rosbag reindex" if path.suffix == ".bag" else "mcap recover"
-        return f" The recorder did not finish it: repair a copy with `{fix}`."
-    return " It is damaged, or no recording of that kind: copy or record it again."
-
-
-def _short(error: Exception) -> str:
-    """First line of an error, at most 200 characters, without its full stop."""
-    # Some errors of rosbags hold a tuple where others hold a text.
-    lines = str(error).replace("('", "").replace("',)", "").splitlines()
-    return lines[0][:200].removesuffix(".") if lines else type(error).__name__
+        found = file.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns

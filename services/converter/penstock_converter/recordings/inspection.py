@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from penstock.errors import DataFault
 from penstock_converter.frames.choice import is_image
 from penstock_converter.messages.depth import decode_depth, is_depth
 from penstock_converter.messages.images import decode_image, image_source
-from penstock_converter.recordings.bag import Bag, open_bag
+from penstock_converter.recordings.bag import Bag, Received, open_bag
 from penstock_converter.recordings.discovery import bag_files
 
 __all__ = ["Inspection", "NumberField", "Topic", "inspect_bag"]
@@ -48,7 +46,7 @@ class Topic:
         name: Of the topic.
         kind: Type of its messages; empty where it has several.
         messages: How many there are.
-        size_bytes: Of all of them.
+        size_bytes: Of all of them, about.
         rate_hz: By the median period; 0 where that says nothing.
         first_s: Of the first message, since the recording began.
         last_s: Of the last one.
@@ -98,7 +96,7 @@ class Inspection:
 
 
 def inspect_bag(path: Path) -> Inspection:
-    """Look at a recording; all of it is read once, one message is decoded per topic.
+    """Look at a recording; its index is read, and one message a topic.
 
     Raises:
         NotFound: Nothing is there.
@@ -114,43 +112,29 @@ def inspect_bag(path: Path) -> Inspection:
             except DataFault as error:
                 # Others can be used all the same.
                 problems[name] = error.message.removeprefix(f"{path}: ")
-        times: dict[str, array[int]] = {name: array("q") for name in known}
-        sizes = dict.fromkeys(known, 0)
-        samples: dict[str, bytes] = {}
-        for name, receive_ns, data in bag.messages(known) if known else ():
-            times[name].append(receive_ns)
-            sizes[name] += len(data)
-            samples.setdefault(name, data)
-        used = [found for found in times.values() if found]
-        begin_ns = min((min(found) for found in used), default=0)
-        end_ns = max((max(found) for found in used), default=0)
-        topics = [
-            _topic(bag, name, np.array(found, np.int64), sizes[name], begin_ns, samples.get(name))
-            for name, found in times.items()
-        ]
+        found = bag.scan(known)
+        used = [each.receive_ns for each in found.values() if len(each.receive_ns)]
+        begin_ns = min((int(times.min()) for times in used), default=0)
+        end_ns = max((int(times.max()) for times in used), default=0)
+        topics = [_topic(bag, name, each, begin_ns) for name, each in found.items()]
         topics += [Topic(name, "", 0, problem=problem) for name, problem in problems.items()]
     size = sum(file.stat().st_size for file in bag_files(path))
     ordered = tuple(sorted(topics, key=lambda topic: topic.name))
     return Inspection(path.name, size, (end_ns - begin_ns) * 1e-9, ordered)
 
 
-def _topic(
-    bag: Bag,
-    name: str,
-    times_ns: NDArray[np.int64],
-    size_bytes: int,
-    begin_ns: int,
-    sample: bytes | None,
-) -> Topic:
+def _topic(bag: Bag, name: str, received: Received, begin_ns: int) -> Topic:
     kind = bag.use(name)
-    if sample is None:
+    times_ns, _, size_bytes = received
+    if not len(times_ns):
         return Topic(name, kind, 0, problem="it holds no messages")
     seconds = (np.sort(times_ns) - begin_ns) * 1e-9
     steps = np.diff(seconds)
     period_s = float(np.median(steps)) if len(steps) else 0.0
     image, depth, numbers, problem = "", False, (), ""
     try:
-        message = bag.decode(name, sample)
+        (sample,) = bag.pick({name: [0]})
+        message = bag.decode(name, sample.data)
         if is_image(kind):
             depth = is_depth(message)
             image = _image(message, depth=depth)
