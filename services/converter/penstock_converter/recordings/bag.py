@@ -34,6 +34,7 @@ from penstock_converter.recordings.opening import (
 )
 from penstock_converter.recordings.ros1 import Ros1File
 from penstock_converter.recordings.storage import Channel, Entries, Place
+from penstock_converter.recordings.topic_index import TopicIndex
 from penstock_converter.recordings.views import CHUNK_LIMIT_BYTES, decompressed
 
 __all__ = [
@@ -94,26 +95,6 @@ class _Topic:
     """Whether messages are CompressedImage as ROS defines it."""
 
 
-class _Index(NamedTuple):
-    """Messages of a topic: which stream of which file, and where; (M,) each."""
-
-    time_ns: NDArray[np.int64]
-    stream: NDArray[np.int64]
-    block: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    size_bytes: int
-
-    def at(self, which: NDArray[np.integer]) -> _Index:
-        """Some of the messages."""
-        return _Index(
-            self.time_ns[which],
-            self.stream[which],
-            self.block[which],
-            self.offset[which],
-            self.size_bytes,
-        )
-
-
 class Bag:
     """An open recording.
 
@@ -142,9 +123,10 @@ class Bag:
             for channel in storage.channels:
                 self._streams.append((number, channel))
                 self._channels.setdefault(channel.topic, []).append(channel)
+        self._owners = np.array([owner for owner, _ in self._streams], np.int64)
         self._stamps = {file: _stamp(file) for file in (each.path for each in opened.storages)}
         self._topics: dict[str, _Topic] = {}
-        self._indexes: dict[str, _Index] = {}
+        self._indexes: dict[str, TopicIndex] = {}
 
     @property
     def topics(self) -> list[str]:
@@ -310,44 +292,30 @@ class Bag:
                     for channel, entries in storage.index(streams).items():
                         found[streams[channel]] = entries
         for topic in wanted:
-            streams = [s for s in found if self._streams[s][1].topic == topic]
-            self._indexes[topic] = self._joined(streams, found)
-
-    def _joined(self, streams: Sequence[int], found: MappingOf[int, Entries]) -> _Index:
-        empty = np.zeros(0, np.int64)
-        columns = [
-            np.concatenate([empty, *(found[stream][column] for stream in streams)])
-            for column in range(3)
-        ]
-        lengths = [len(found[stream].time_ns) for stream in streams]
-        stream = np.repeat(np.array(streams, np.int64), lengths)
-        size_bytes = sum(found[each].size_bytes for each in streams)
-        index = _Index(columns[0], stream, columns[1], columns[2], size_bytes)
-        order = self._order(index)
-        return index.at(order)
-
-    def _order(self, index: _Index) -> NDArray[np.intp]:
-        """By file, then time of receipt, then place: the order in which messages are read."""
-        files = np.array([owner for owner, _ in self._streams], np.int64)
-        return np.lexsort((index.offset, index.block, index.time_ns, files[index.stream]))
+            parts = [
+                TopicIndex.of(stream, entries)
+                for stream, entries in found.items()
+                if self._streams[stream][1].topic == topic
+            ]
+            joined = TopicIndex.joined(parts)
+            self._indexes[topic] = joined.at(joined.order(self._owners))
 
     def _read(
         self, wanted: MappingOf[str, NDArray[np.int64]], limit_bytes: int | None = None
     ) -> Generator[NumberedMessage, None, None]:
         """Messages by their numbers, in order; no more than the first bytes if there is a limit."""
         topics = list(wanted)
-        parts = [self._indexes[topic].at(wanted[topic]) for topic in topics]
-        if not parts:
+        if not topics:
             return
-        columns = [np.concatenate([part[column] for part in parts]) for column in range(4)]
-        joined = _Index(columns[0], columns[1], columns[2], columns[3], 0)
-        order = self._order(joined)
+        joined = TopicIndex.joined([self._indexes[topic].at(wanted[topic]) for topic in topics])
+        order = joined.order(self._owners)
         owners = np.repeat(np.arange(len(topics)), [len(wanted[topic]) for topic in topics])
         numbers = np.concatenate([wanted[topic] for topic in topics])
         with self._reading("its messages"):
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]
-                rows = (column[batch].tolist() for column in (*columns, owners, numbers))
+                columns = (*joined.columns, owners, numbers)
+                rows = (column[batch].tolist() for column in columns)
                 for time_ns, stream, block, offset, owner, number in zip(*rows, strict=True):
                     data = self._payload(stream, Place(time_ns, block, offset), limit_bytes)
                     yield NumberedMessage(topics[owner], number, data)
@@ -368,8 +336,8 @@ class Bag:
         if self._ros1 or not len(index.time_ns):
             return index.size_bytes
         with self._reading("its messages"):
-            place = Place(int(index.time_ns[0]), int(index.block[0]), int(index.offset[0]))
-            stream = int(index.stream[0])
+            time_ns, stream, block, offset = (int(column[0]) for column in index.columns)
+            place = Place(time_ns, block, offset)
             owner, channel = self._streams[stream]
             if not self._storages[owner].read(channel.number, place, 4).startswith(_ZSTD_MAGIC):
                 return index.size_bytes

@@ -70,7 +70,7 @@ class Db3File(Storage):
     def index(self, channels: Collection[int]) -> dict[int, Entries]:
         """See ``Storage``; rows are looked at, their payloads are not."""
         if self._found is not None:
-            return {number: self._found[number].entries() for number in channels}
+            return {number: self._found.pop(number).entries() for number in channels}
         found = {number: EntryList() for number in channels}
         rows = self._database.execute(
             "SELECT topic_id, timestamp, rowid, length(data) FROM messages"

@@ -93,7 +93,7 @@ class McapFile(ChunkedFile):
                 raise Incomplete("messages of it are missing or damaged")
             self._walked = walk.entries
         walked = self._walked
-        return {number: walked[number].entries() for number in channels}
+        return {number: walked.pop(number).entries() for number in channels}
 
     def salvage(self) -> int:
         """See ``Storage``."""

@@ -68,7 +68,7 @@ class Ros1File(ChunkedFile):
 
     def index(self, channels: Collection[int]) -> dict[int, Entries]:
         """See ``Storage``."""
-        return {number: self._entries[number] for number in channels}
+        return {number: self._entries.pop(number) for number in channels}
 
     def salvage(self) -> int:
         """See ``Storage``."""

@@ -121,7 +121,7 @@ class Storage(ABC):
 
     @abstractmethod
     def index(self, channels: Collection[int]) -> dict[int, Entries]:
-        """Entries of channels, without their payloads where the format has an index."""
+        """Entries of channels, to be asked for once; no payload is read if there is an index."""
 
     @abstractmethod
     def read(self, channel: int, place: Place, limit_bytes: int | None = None) -> bytes:
