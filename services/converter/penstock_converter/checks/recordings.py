@@ -145,10 +145,6 @@ class _Recording:
             chosen.append(found.count)
         some = _some(found, chosen)
         mapping = self.mapping
-        if not self.full and timeline.sorted_by_receipt:
-            # Each frame is sought by itself: what lies between is not read.
-            one = mapping.rosbag.model_copy(update={"chunk_size": 1})
-            mapping = mapping.model_copy(update={"rosbag": one})
         decoders = {
             source: NumberDecoder(source, part, timeline.kinds[part.topic])
             for source, part in mapping.sources.items()
