@@ -14,6 +14,7 @@ from penstock_converter.mapping.model import LeRobotOutput
 from penstock_converter.mapping.parsing import parse_mapping
 from penstock_converter.messages.compressed import read_compressed
 from penstock_converter.messages.images import EncodedImage, open_image
+from penstock_converter.outputs.colours import to_yuv420
 from penstock_converter.outputs.shards import Shard
 from penstock_converter.outputs.sink import Image
 from penstock_converter.outputs.video import EpisodeCopier, EpisodeEncoder, VideoShards
@@ -256,6 +257,24 @@ def test_episode_that_lost_frames_is_not_joined(tmp_path):
     with pytest.raises(Internal, match="2 of 3 frames") as caught:
         VideoShards(tmp_path / "videos", FPS, 200, 1000).append(episode, 3)
     assert caught.value.reason == "FRAMES_LOST"
+
+
+@pytest.mark.parametrize("size", [(2, 2), (32, 64), (46, 30)])
+def test_colours_are_within_2_levels_of_the_exact_conversion(size):
+    height, width = size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    pixels[:2, :2] = (255, 0, 0)
+    found = to_yuv420(pixels)
+    assert (found.shape, found.dtype) == ((height * 3 // 2, width), np.uint8)
+    # ITU-R BT.601, 8 bits in the range of videos.
+    luma = 16 + pixels @ np.array([65.481, 128.553, 24.966]) / 255
+    assert np.abs(found[:height] - luma).max() < 1
+    mean = pixels.reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3))
+    blue = 128 + mean @ np.array([-37.797, -74.203, 112.0]) / 255
+    red = 128 + mean @ np.array([112.0, -93.786, -18.214]) / 255
+    chroma = found[height:].reshape(2, height // 2, width // 2)
+    assert np.abs(chroma - np.stack([blue, red])).max() < 2
+    assert chroma[:, 0, 0].tolist() == [90, 240]
 
 
 MAPPING = """

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from penstock.errors import DataFault, Internal
 from penstock_converter.mapping.model import LeRobotOutput
 from penstock_converter.outputs.appending import FilePlace
+from penstock_converter.outputs.colours import to_yuv420
 from penstock_converter.outputs.shards import Shard, link_or_copy, shard_path
 from penstock_converter.outputs.sink import Image
 
@@ -62,8 +63,7 @@ class EpisodeEncoder:
         pixels: Any = image.pixels
         if self._stream is None:
             self._stream = self._open(pixels)
-        # Nobody changes the pixels while they are encoded, so they need no copy.
-        frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24")
+        frame = av.VideoFrame.from_numpy_buffer(to_yuv420(pixels), format="yuv420p")
         frame.pts, frame.time_base = self._count, self._frame_time
         self._count += 1
         try:
