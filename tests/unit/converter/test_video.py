@@ -1,6 +1,7 @@
 """Videos: packets and times as they should be, the index in front, nothing written twice."""
 
 import struct
+from types import MappingProxyType
 
 import av
 import cv2
@@ -288,11 +289,12 @@ outputs:
 """
 
 
-def record(path, numbers, bag_format="mcap"):
+def record(path, numbers, bag_format="mcap", damage=MappingProxyType({})):
     messages = []
     for index, number in enumerate(numbers):
         time_ns = START_NS + index * 100_000_000
-        fields = {"format": "jpeg", "data": np.frombuffer(jpeg(number, "yuvj422p"), np.uint8)}
+        data = damage.get(index, bytes)(jpeg(number, "yuvj422p"))
+        fields = {"format": "jpeg", "data": np.frombuffer(data, np.uint8)}
         kind = "sensor_msgs/msg/CompressedImage"
         messages.append(Message(time_ns, "/cam/compressed", kind, fields, time_ns))
         state = {"data": float(number)}
@@ -318,6 +320,26 @@ def test_dataset_of_copies_holds_the_files_of_the_recording(tmp_path, bag_format
     rows = pq.read_table(tmp_path / "out/meta/episodes/chunk-000/file-000.parquet").to_pylist()
     # One image a second, and ten an episode at least.
     assert [row["stats/observation.images.front/count"] for row in rows] == [[15], [15]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: data[:-40], "IMAGE_BROKEN"),
+        (lambda _: cv2.imencode(".png", barcode(7))[1].tobytes(), "NOT_A_JPEG"),
+        (lambda _: jpeg(7, size=(48, 64)), "SCHEMA_MISMATCH"),
+        (lambda _: b"", "IMAGE_FORMAT"),
+    ],
+)
+def test_recording_with_an_image_that_cannot_be_copied_is_refused_by_its_number(
+    tmp_path, damage, reason
+):
+    bag = record(tmp_path / "robot", range(12), damage={7: damage})
+    outcome = run_job(Job((bag,), parse_mapping(MAPPING), tmp_path / "out"))
+    (refused,) = outcome.refused
+    assert refused.reason == reason
+    assert "message 7 of topic /cam/compressed" in refused.error
+    assert not (tmp_path / "out").exists()
 
 
 def test_sampled_statistics_are_those_of_one_image_a_second(tmp_path):

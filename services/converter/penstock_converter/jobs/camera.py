@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.errors import DataFault
-from penstock_converter.jobs.lanes import DirectLane, Lane
+from penstock_converter.jobs.lanes import Lane
 from penstock_converter.mapping.model import Mapping
 from penstock_converter.messages.depth import FarPixels, decode_depth, depth_file
 from penstock_converter.messages.images import EncodedImage, decode_image, image_source
@@ -28,7 +28,7 @@ class Item(NamedTuple):
     message: Any
 
 
-CameraLane = Lane[Item, EncodedImage | None] | DirectLane[Item, EncodedImage | None]
+CameraLane = Lane[Item, EncodedImage | None]
 
 
 class Camera:
@@ -44,7 +44,7 @@ class Camera:
 
     def __init__(self, bag: Path, name: str, mapping: Mapping, kind: str, schema: Schema) -> None:
         self._bag, self._name, self._mapping, self._schema = bag, name, mapping, schema
-        self._kind, self._dtype = kind, dtype_of(name, mapping, kind)
+        self._dtype = dtype_of(name, mapping, kind)
         self.topic = mapping.sources[name].topic
         self._depth = self._dtype == "depth"
         self._far = FarPixels()
@@ -60,7 +60,7 @@ class Camera:
         def work(item: Item) -> EncodedImage | None:
             return self._take(item, sinks)
 
-        return DirectLane(work) if self._passes_on() else Lane(self._name, work)
+        return Lane(self._name, work)
 
     @property
     def in_tables(self) -> bool:
@@ -77,17 +77,6 @@ class Camera:
                 f"{self._first_held}"
             )
         return told
-
-    def _passes_on(self) -> bool:
-        """Whether hardly any image is decoded, as its files are kept as they came."""
-        lerobot, hdf5 = self._mapping.outputs.lerobot, self._mapping.outputs.hdf5
-        return (
-            self._kind == "sensor_msgs/msg/CompressedImage"
-            and (hdf5 is None or self._name not in hdf5.images.values())
-            and lerobot is not None
-            and lerobot.samples_images
-            and (self._dtype == "image" or (self._dtype == "video" and lerobot.codec == "copy"))
-        )
 
     def _take(self, item: Item, sinks: Sequence[EpisodeSink]) -> EncodedImage | None:
         wanted = any(sink.wants_pixels(self._name, item.frame) for sink in sinks)
