@@ -28,6 +28,13 @@ _FILE_LIMIT_BYTES = 1_000_000
 _FILES_LIMIT = 50_000
 """A whole installation of ROS has about 5 000."""
 
+_LOWER_CONSTANT = re.compile(
+    r"^[ \t]*(?:u?int\d+|float\d+|bool|byte|char|w?string)[ \t]+(?=\w*[a-z])\w+[ \t]*=.*$",
+    re.MULTILINE,
+)
+"""Constants with small letters, such as ``int8 kError = -1``. Rosbags takes them for fields, which
+moves all that follows; messages do not hold constants, so they may go."""
+
 
 class Undefined(LookupError):
     """A type that nobody defines; ``args[0]`` is its name."""
@@ -98,7 +105,7 @@ def type_store(
     shipped = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.LATEST)
     store = get_typestore(Stores.EMPTY)
     if definition.format is MessageDefinitionFormat.MSG:
-        store.register(get_types_from_msg(definition.data, msgtype))
+        store.register(get_types_from_msg(_without_constants(definition.data), msgtype))
     elif definition.format is MessageDefinitionFormat.IDL:
         _register_idl(store, definition.data)
     wanted = {msgtype}
@@ -108,13 +115,17 @@ def type_store(
             if _IDL_MODULE.search(texts[name]):
                 _register_idl(store, texts[name])
             else:
-                store.register(get_types_from_msg(texts[name], name))
+                store.register(get_types_from_msg(_without_constants(texts[name]), name))
         elif name in shipped.fielddefs:
             store.register({name: shipped.fielddefs[name]})
         if name not in store.fielddefs:
             raise Undefined(name)
         wanted |= _types_in(store)
     return store
+
+
+def _without_constants(text: str) -> str:
+    return _LOWER_CONSTANT.sub("", text)
 
 
 def _register_idl(store: Typestore, text: str) -> None:
