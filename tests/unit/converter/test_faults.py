@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from bag_recording import START_NS, Message, number_of, robot_messages, write_bag
+from bag_recording import BAG_FORMATS, START_NS, number_of, robot_messages, write_bag
 from click.testing import CliRunner
 from penstock_converter.jobs.outcome import read_outcome
 from rosbags import rosbag2
@@ -186,6 +186,29 @@ def test_recorder_whose_clock_leaps_ahead_leaves_a_gap(convert):
     assert result.table["episode_index"][:19] == [0] * 9 + [1] * 10
 
 
+@pytest.mark.parametrize("bag_format", BAG_FORMATS)
+def test_recorder_whose_clock_was_set_back_is_refused(convert, tmp_path, bag_format):
+    name = "faulty.bag" if bag_format == "ros1" else "faulty"
+    # In the order in which they were written, not of their times.
+    messages = shifted(robot_messages(20), START_NS + S, receive_ns=-700 * MS)
+    bag = write_bag(tmp_path / name, messages, bag_format)
+    convert(bag).refused(
+        "CLOCK_JUMP",
+        "recorder's clock was set back by 0.680 s after 50 messages of topic /joint_states",
+        "time: header for all features",
+    )
+
+
+@pytest.mark.parametrize("bag_format", BAG_FORMATS)
+def test_parts_that_were_written_in_another_order_are_read_by_time(convert, tmp_path, bag_format):
+    name = "faulty.bag" if bag_format == "ros1" else "faulty"
+    messages = robot_messages(20)
+    half = len(messages) // 2
+    bag = write_bag(tmp_path / name, messages[half:] + messages[:half], bag_format)
+    result = convert(bag).converted(20)
+    assert [action[0] for action in result.table["action"][:20]] == list(range(20))
+
+
 @pytest.mark.parametrize("topic", [MAIN, JOINTS])
 def test_headers_stamped_by_a_clock_that_was_set_back_are_refused(convert, topic):
     messages = shifted(
@@ -358,8 +381,9 @@ def test_a_recording_of_a_single_frame_is_an_episode(convert):
     assert result.table["observation.state"][0] == pytest.approx([0.0, 0.0, 1.0])
 
 
-def test_faults_are_told_without_a_camera_too(tmp_path):
-    """Numbers alone lead a recording; their clock is looked at as that of cameras is."""
+@pytest.fixture
+def convert_joints(tmp_path):
+    """Converts recordings of joints alone, by header, with a good one; gives report and rows."""
     mapping = {
         "task": "count",
         "fps": 10,
@@ -367,17 +391,40 @@ def test_faults_are_told_without_a_camera_too(tmp_path):
         "features": {"observation.state": {"topic": JOINTS}},
     }
     (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
-    joints = [
-        Message(START_NS + n * 100 * MS, JOINTS, each.kind, each.fields, START_NS + n * 100 * MS)
+
+    def run(faulty):
+        bags = [write_bag(tmp_path / "faulty", faulty), write_bag(tmp_path / "good", joints())]
+        arguments = [*bags, "--mapping", tmp_path / "mapping.yaml", "--out", tmp_path / "out"]
+        done = CliRunner().invoke(penstock, ["convert", *map(str, arguments)])
+        found, good = read_outcome(tmp_path / "out").bags
+        assert (good.state, good.frames) == ("converted", 21)
+        assert done.exit_code == (0 if found.state == "converted" else 3)
+        table = pq.read_table(tmp_path / "out/data/chunk-000/file-000.parquet").to_pydict()
+        return found, np.array(table["observation.state"])[: found.frames], done.output
+
+    return run
+
+
+def joints():
+    """At 10 Hz, stamped when they are received."""
+    return [
+        each._replace(receive_ns=START_NS + n * 100 * MS, stamp_ns=START_NS + n * 100 * MS)
         for n, each in enumerate(of(robot_messages(4), JOINTS))
     ]
-    bags = [
-        write_bag(tmp_path / "set_back", shifted(joints, START_NS + S, stamp_ns=-600 * MS)),
-        write_bag(tmp_path / "good", joints),
-    ]
-    arguments = [*bags, "--mapping", tmp_path / "mapping.yaml", "--out", tmp_path / "out"]
-    done = CliRunner().invoke(penstock, ["convert", *map(str, arguments)])
-    assert done.exit_code == 3
-    report = read_outcome(tmp_path / "out")
-    assert [bag.reason for bag in report.bags] == ["CLOCK_JUMP", ""]
-    assert "message 10, back by 0.500 s" in report.bags[0].error
+
+
+def test_clocks_are_looked_at_without_a_camera_too(convert_joints):
+    bag, _, _ = convert_joints(shifted(joints(), START_NS + S, stamp_ns=-600 * MS))
+    assert bag.reason == "CLOCK_JUMP"
+    assert "message 10, back by 0.500 s" in bag.error
+
+
+def test_headers_of_another_clock_make_up_for_a_recorder_that_was_set_back(convert_joints):
+    bag, rows, terminal = convert_joints(shifted(joints(), START_NS + S, receive_ns=-700 * MS))
+    assert (bag.error, bag.frames) == ("", 21)
+    np.testing.assert_array_equal(
+        rows, np.array([each.fields["position"] for each in joints()], np.float32)
+    )
+    (warning,) = bag.warnings
+    assert "set back by 0.600 s after 10 messages of topic /joint_states" in warning
+    assert f"{bag.bag}: {warning}" in terminal

@@ -26,7 +26,7 @@ _NAMES: dict[Clock, str] = {"receive": "time of receipt", "header": "header stam
 
 
 def check_clocks(timeline: Timeline, mapping: Mapping, bag: str) -> tuple[str, ...]:
-    """Refuse header stamps that jump: sorting by them would mix frames of two moments.
+    """Refuse clocks that jump: sorting by time would mix frames of two moments.
 
     Args:
         timeline: Times of all messages.
@@ -40,6 +40,21 @@ def check_clocks(timeline: Timeline, mapping: Mapping, bag: str) -> tuple[str, .
         DataFault: A clock jumps, or headers are not stamped.
     """
     warnings: list[str] = []
+    if timeline.set_back is not None:
+        topic, messages, seconds = timeline.set_back
+        told = (
+            f"the recorder's clock was set back by {seconds:.3f} s after {messages} messages of "
+            f"topic {topic}"
+        )
+        if "receive" in {mapping.clock(source) for source in mapping.sources}:
+            raise DataFault(
+                f"{bag}: {told}, so messages of two moments have the same times; set time: header "
+                "for all features, if stamps come from another clock, or cut the recording there",
+                reason="CLOCK_JUMP",
+                metadata={"topic": topic, "message": str(messages)},
+            )
+        # Messages come mixed, so their order says nothing about the clocks of headers.
+        return (f"{told}; header stamps are taken as they are",)
     stamped = [
         part.topic for name, part in mapping.sources.items() if mapping.clock(name) != "receive"
     ]

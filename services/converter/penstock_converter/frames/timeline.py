@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from penstock.errors import DataFault
 from penstock_converter.mapping.model import Clock, Mapping
 from penstock_converter.recordings.bag import Bag
+from penstock_converter.recordings.order import SetBack
 
 __all__ = ["Timeline", "TopicTimes", "read_timeline"]
 
@@ -45,10 +46,12 @@ class Timeline:
     Attributes:
         topics: Times by topic.
         kinds: Message type by topic.
+        set_back: That the recorder's clock was set back; None if it was not, or nobody knows.
     """
 
     topics: MappingOf[str, TopicTimes]
     kinds: MappingOf[str, str]
+    set_back: SetBack | None = None
 
 
 def read_timeline(bag: Bag, mapping: Mapping) -> Timeline:
@@ -77,4 +80,6 @@ def read_timeline(bag: Bag, mapping: Mapping) -> Timeline:
         if not len(receive_ns):
             raise DataFault(f"{bag.path}: topic {topic} holds no messages", reason="EMPTY_TOPIC")
         topics[topic] = TopicTimes(receive_ns, header_ns, size_bytes)
-    return Timeline(topics, kinds)
+    # All topics have the one clock of the recorder: the densest one tells most.
+    densest = max(topics, key=lambda topic: len(topics[topic].receive_ns))
+    return Timeline(topics, kinds, bag.set_back(densest))

@@ -32,6 +32,7 @@ from penstock_converter.recordings.opening import (
     short,
     storage_files,
 )
+from penstock_converter.recordings.order import SetBack, find_set_back
 from penstock_converter.recordings.ros1 import Ros1File
 from penstock_converter.recordings.storage import Channel, Entries, Place
 from penstock_converter.recordings.topic_index import TopicIndex
@@ -237,6 +238,19 @@ class Bag:
         self._find(numbers)
         wanted = {topic: np.unique(np.array(which, np.int64)) for topic, which in numbers.items()}
         yield from self._read(wanted)
+
+    def set_back(self, topic: str) -> SetBack | None:
+        """Whether messages of ``topic``, used before, tell that the recorder's clock was set back.
+
+        Raises:
+            DataFault: The recording is damaged.
+        """
+        self._find([topic])
+        index = self._indexes[topic]
+        files = np.array([owner for owner, _ in self._streams], np.int64)[index.stream]
+        order = np.lexsort((index.offset, index.block))
+        times, files = index.time_ns[order], files[order]
+        return find_set_back(topic, (times[files == number] for number in range(self.files)))
 
     def decode(self, topic: str, data: bytes) -> Any:
         """The message object that ``data`` of ``topic`` holds; a CompressedImage has no header.
