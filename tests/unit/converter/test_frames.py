@@ -6,6 +6,7 @@ from penstock_converter.frames.choice import choose_frames
 from penstock_converter.frames.stream import frames_in_flight
 from penstock_converter.frames.timeline import Timeline, TopicTimes
 from penstock_converter.mapping.parsing import parse_mapping
+from penstock_converter.recordings.order import SetBack, find_set_back
 
 from penstock.errors import DataFault
 
@@ -295,3 +296,24 @@ def test_messages_of_the_main_feature_at_one_time_are_one_frame():
     (frames,) = choice.episodes
     assert frames.tracks["observation.image"].first.tolist() == [0, 3, 4]
     assert choice.dropped == {"same time as another message of the main feature": 2}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([*ticks(0, 20), *ticks(12, 30)], SetBack("/t", 20, 0.7)),
+        # Longer than what was recorded before: nothing is mixed, a pause is left.
+        ([*ticks(100, 120), *ticks(0, 20)], None),
+        # Parts in another order, and threads that overtake each other.
+        ([*ticks(10, 20), *ticks(0, 10), *ticks(20, 30)], None),
+        ([0.0, 0.4, 0.2, 0.6, 0.5, 1.0], None),
+        # One message that was written late.
+        ([*ticks(0, 10), 0.35, *ticks(10, 20)], None),
+        # The second part was moved, the third is where the clock was set.
+        ([*ticks(10, 20), *ticks(0, 10), *ticks(2, 9)], SetBack("/t", 20, 0.7)),
+        ([], None),
+    ],
+)
+def test_a_clock_that_was_set_back_shows_in_the_order_of_the_file(seconds, expected):
+    times = np.round(np.array(seconds) * S).astype(np.int64)
+    assert find_set_back("/t", [np.arange(5) * S, times]) == expected

@@ -44,17 +44,23 @@ def find_set_back(topic: str, files: Iterable[NDArray[np.int64]]) -> SetBack | N
     """
     shortest_ns = round(_SHORTEST_S * 1e9)
     for times in files:
-        starts = np.flatnonzero(np.diff(times) < -shortest_ns) + 1
-        if not len(starts):
+        steps = np.diff(times)
+        backwards = np.flatnonzero(steps < -shortest_ns) + 1
+        if not len(backwards):
             continue
+        # Parts have no leaps either way, so two that share a time do so by their messages.
+        starts = np.flatnonzero(np.abs(steps) > shortest_ns) + 1
         parts = np.split(times, starts)
         first = np.array([part.min() for part in parts])
         last = np.array([part.max() for part in parts])
-        order = np.argsort(first)
-        mixed = np.maximum.accumulate(last[order])[:-1] - first[order][1:]
+        order = np.argsort(first, kind="stable")
+        ends = np.minimum(np.maximum.accumulate(last[order])[:-1], last[order][1:])
+        mixed = ends - first[order][1:]
         number = int(np.argmax(mixed))
         if mixed[number] > shortest_ns:
             # Of two parts at one time, the one that was written later came after the clock was set.
-            at = int(starts[max(order[number], order[number + 1]) - 1])
-            return SetBack(topic, at, float(times[at - 1] - times[at]) * 1e-9)
+            later = int(starts[max(order[number], order[number + 1]) - 1])
+            before = backwards[backwards <= later]
+            at = int(before[-1] if len(before) else backwards[0])
+            return SetBack(topic, at, float(-steps[at - 1]) / 1e9)
     return None
