@@ -221,7 +221,7 @@ def stamped(receive_s, header_s):
     steady = TopicTimes(receive, receive, 1000)
     moved = TopicTimes(receive, header, 1000)
     topics = {"/camera": steady, "/state": moved, "/action": steady}
-    return Timeline(topics, KINDS, sorted_by_receipt=True)
+    return Timeline(topics, KINDS)
 
 
 HEADER = ("rosbag.time=header", "rosbag.gap=drop")
