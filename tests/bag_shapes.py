@@ -116,8 +116,12 @@ def write_mcap(
     chunked: bool = True,
     message_index: bool = True,
     summary: bool = True,
+    short_kinds: bool = False,
 ) -> Path:
-    """An MCAP file of chunks with given messages, in the order given."""
+    """An MCAP file of chunks with given messages, in the order given.
+
+    ``short_kinds``: types are spelled without ``/msg/``.
+    """
     schemas: dict[str, int] = {}
     channels: dict[str, int] = {}
     descriptions = b""
@@ -129,7 +133,7 @@ def write_mcap(
         index: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for message in part:
             if message.topic not in channels:
-                new = _describe(message, schemas, channels)
+                new = _describe(message, schemas, channels, short_kinds=short_kinds)
                 descriptions += new
                 content += new
             channel = channels[message.topic]
@@ -196,13 +200,16 @@ def write_compressed(path: Path, messages: Iterable[Message], mode: str, kind: s
     return path
 
 
-def _describe(message: Message, schemas: dict[str, int], channels: dict[str, int]) -> bytes:
+def _describe(
+    message: Message, schemas: dict[str, int], channels: dict[str, int], *, short_kinds: bool
+) -> bytes:
     found = b""
     if message.kind not in schemas:
         number = schemas[message.kind] = len(schemas) + 1
         text, _ = _STORES[False].generate_msgdef(message.kind, ros_version=2)
+        name = message.kind.replace("/msg/", "/") if short_kinds else message.kind
         found += _record(
-            3, struct.pack("<H", number) + _text(message.kind) + _text("ros2msg") + _text(text)
+            3, struct.pack("<H", number) + _text(name) + _text("ros2msg") + _text(text)
         )
     number = channels[message.topic] = len(channels)
     ends = struct.pack("<HH", number, schemas[message.kind])

@@ -1,11 +1,16 @@
 """Recordings of all formats read alike; damaged ones say what is wrong."""
 
+import copy
 import shutil
+import sqlite3
 
 import pytest
+import yaml
 from bag_recording import BAG_FORMATS, START_NS, Message, robot_messages, write_bag
+from bag_shapes import write_mcap
 from penstock_converter.recordings.bag import open_bag
 from penstock_converter.recordings.discovery import find_bags
+from penstock_converter.recordings.inspection import inspect_bag
 
 from penstock.errors import DataFault, NotFound
 
@@ -127,6 +132,86 @@ def test_what_is_no_recording_is_refused(tmp_path):
         assert caught.value.reason == "NOT_A_BAG"
     with pytest.raises(NotFound), open_bag(tmp_path / "missing.bag"):
         pass
+
+
+@pytest.mark.parametrize("bag_format", BAG_FORMATS)
+def test_a_recording_without_messages_has_no_topics_and_no_duration(tmp_path, bag_format):
+    path = write_bag(tmp_path / "b.bag", [], bag_format)
+    for salvage in (False, True):
+        with open_bag(path, salvage=salvage) as bag:
+            assert bag.topics == []
+            assert bag.scan(bag.topics) == {}
+            assert list(bag.messages(bag.topics)) == []
+            assert bag.warnings == ()
+    found = inspect_bag(path)
+    assert (found.duration_s, found.topics) == (0, ())
+
+
+def test_a_topic_without_messages_is_known_by_what_was_announced(tmp_path):
+    """Recorders write channels to an MCAP file with their first message, if there is one."""
+    path = write_bag(tmp_path / "b", robot_messages(2))
+    metadata = path / "metadata.yaml"
+    described = yaml.safe_load(metadata.read_text())
+    topics = described["rosbag2_bagfile_information"]["topics_with_message_count"]
+    silent = copy.deepcopy(topics[0])
+    silent["topic_metadata"]["name"] = "/silent"
+    silent["message_count"] = 0
+    topics.append(silent)
+    metadata.write_text(yaml.safe_dump(described))
+    with open_bag(path) as bag:
+        bag.use("/silent")
+        assert len(bag.scan(["/silent"])["/silent"].receive_ns) == 0
+        assert list(bag.messages(["/silent"])) == []
+
+
+@pytest.mark.parametrize("bag_format", ["mcap", "db3"])
+def test_a_type_that_is_spelled_without_msg_is_the_same_type(tmp_path, bag_format):
+    """Recordings that were converted from ROS 1 spell it so."""
+    path = write_bag(tmp_path / "b", robot_messages(2), bag_format)
+    (file,) = path.glob(f"*.{bag_format}")
+    (path / "metadata.yaml").unlink()
+    if bag_format == "db3":
+        with sqlite3.connect(file) as database:
+            database.execute("UPDATE topics SET type = replace(type, '/msg/', '/')")
+            database.execute(
+                "UPDATE message_definitions SET topic_type = replace(topic_type, '/msg/', '/')"
+            )
+        database.close()
+    else:
+        write_mcap(file, [robot_messages(2)], short_kinds=True)
+    kinds, found = contents(path)
+    assert kinds["/joint_states"] == "sensor_msgs/msg/JointState"
+    assert len(found) == 13
+
+
+@pytest.mark.real_data
+def test_definitions_that_nobody_can_parse_spoil_no_other_topic(real_data):
+    """Service events have such definitions."""
+    with open_bag(real_data / "bags/rosbag2/service_events_mcap") as bag:
+        unusable = []
+        for topic in bag.topics:
+            try:
+                bag.use(topic)
+            except DataFault as error:
+                unusable.append((topic, error.reason))
+                continue
+            for message in bag.messages([topic]):
+                assert bag.decode(topic, message.data) is not None
+        assert unusable
+        assert {reason for _, reason in unusable} == {"UNKNOWN_TYPE"}
+        assert all("_service_event" in topic for topic, _ in unusable)
+        assert len(unusable) < len(bag.topics)
+
+
+def test_messages_that_still_are_in_the_log_of_a_database_are_told(tmp_path):
+    path = next(write_bag(tmp_path / "b", robot_messages(2), "db3").glob("*.db3"))
+    log = path.with_name(path.name + "-wal")
+    log.touch()
+    with open_bag(path) as bag:
+        assert bag.warnings == ()
+    log.write_bytes(b"messages")
+    with open_bag(path) as bag:
+        assert "PRAGMA wal_checkpoint" in bag.warnings[0]
 
 
 def test_folders_and_patterns_stand_for_the_recordings_in_them(tmp_path):
