@@ -150,6 +150,20 @@ def test_files_of_a_split_recording_follow_each_other(tmp_path, bag_format):
     assert found == expected
 
 
+def test_chunks_of_one_file_at_a_time_are_kept(tmp_path):
+    """Else a recording of many files would take memory for each of them."""
+    folder = tmp_path / "robot"
+    folder.mkdir()
+    for number, piece in enumerate(parts(MESSAGES, 10)):
+        write_mcap(folder / f"robot_{number}.mcap", parts(piece, 3), "zstd")
+    with open_bag(folder) as bag:
+        assert bag.files > 5
+        most = 0
+        for _ in bag.messages(bag.topics):
+            most = max(most, sum(bool(storage._chunks) for storage in bag._storages))
+    assert most == 1
+
+
 @pytest.mark.parametrize("bag_format", BAG_FORMATS)
 @pytest.mark.parametrize("salvage", [False, True], ids=["", "salvage"])
 def test_links_and_odd_names_are_followed(tmp_path, bag_format, salvage):

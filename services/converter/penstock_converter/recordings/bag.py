@@ -126,6 +126,7 @@ class Bag:
                 self._channels.setdefault(channel.topic, []).append(channel)
         self._owners = np.array([owner for owner, _ in self._streams], np.int64)
         self._stamps = {file: _stamp(file) for file in (each.path for each in opened.storages)}
+        self._reading_from = 0
         self._topics: dict[str, _Topic] = {}
         self._indexes: dict[str, TopicIndex] = {}
 
@@ -336,6 +337,9 @@ class Bag:
 
     def _payload(self, stream: int, place: Place, limit_bytes: int | None = None) -> bytes:
         owner, channel = self._streams[stream]
+        if owner != self._reading_from:
+            self._storages[self._reading_from].forget()
+            self._reading_from = owner
         data = self._storages[owner].read(channel.number, place, limit_bytes)
         if self._ros1 or not data.startswith(_ZSTD_MAGIC):
             return data

@@ -135,6 +135,10 @@ class Storage(ABC):
     def salvage(self) -> int:
         """Go through the whole file and take what is there; returns how many messages."""
 
+    def forget(self) -> None:
+        """Give back the memory of what was read: another file is read now."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Give back the file."""
@@ -172,6 +176,10 @@ class ChunkedFile(Storage):
                 held -= gone.size_bytes if isinstance(gone, MemoryView) else 0
         self._chunks.move_to_end(at)
         return found
+
+    def forget(self) -> None:
+        """See ``Storage``."""
+        self._chunks.clear()
 
     def close(self) -> None:
         """See ``Storage``."""
