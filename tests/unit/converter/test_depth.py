@@ -1,5 +1,6 @@
 """Depth images of every format into the same millimetres, and what is said when they do not fit."""
 
+import resource
 import struct
 from types import SimpleNamespace as Message
 
@@ -186,7 +187,7 @@ def test_cut_off_anywhere_is_refused(name):
     whole = MESSAGES[name]
     for size in range(len(whole.data)):
         error = refused(Message(format=whole.format, data=whole.data[:size]))
-        assert error.reason in ("IMAGE_BROKEN", "IMAGE_FORMAT", "IMAGE_ENCODING"), size
+        assert error.reason in ("IMAGE_BROKEN", "IMAGE_FORMAT"), size
 
 
 @pytest.mark.parametrize("name", ["16UC1", "padded", "metres"])
@@ -210,6 +211,16 @@ def test_damaged_bytes_are_refused_or_give_an_image_never_another_error(name):
             outcomes.add(error.reason)
     assert "IMAGE_BROKEN" in outcomes
     assert outcomes <= {"uint16", "IMAGE_BROKEN", "IMAGE_SIZE", "IMAGE_FORMAT", "IMAGE_ENCODING"}
+
+
+def test_chunk_that_claims_gigabytes_is_refused_before_room_is_made_for_it():
+    data = bytearray(png(DEPTH))
+    assert data[37:41] == b"IDAT"
+    data[33] = 0x7F
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    error = refused(transported("16UC1; compressedDepth png", bytes(data)))
+    assert (error.reason, "its end is missing" in error.message) == ("IMAGE_BROKEN", True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
 def test_header_that_claims_a_giant_is_refused_before_it_is_decoded():
@@ -238,7 +249,18 @@ def test_colours_and_distances_are_not_taken_for_each_other():
         error = refused(MESSAGES[name], decode_image)
         assert error.reason == "IMAGE_ENCODING", name
         assert "set dtype: depth" in error.message
-    assert refused(transported("8UC3; compressedDepth png", b"")).reason == "IMAGE_ENCODING"
+    odd = [
+        transported("8UC3; compressedDepth png", png(DEPTH)),
+        transported("16UC1; compressedDepth jpeg", png(DEPTH)),
+        transported("compressedDepth", png(DEPTH)),
+        Message(format="32FC1; png", data=np.frombuffer(png(DEPTH), np.uint8)),
+    ]
+    for message in odd:
+        error = refused(message)
+        assert (error.reason, "compressedDepth png or rvl" in error.message) == (
+            "IMAGE_ENCODING",
+            True,
+        )
 
 
 def test_far_pixels_are_counted():

@@ -73,6 +73,27 @@ def test_a_header_that_claims_a_giant_is_refused_before_it_is_decoded():
     assert refused({"format": "png", "data": np.frombuffer(data, np.uint8)}).reason == "IMAGE_SIZE"
 
 
+def test_png_that_is_too_short_for_its_pixels_is_refused_before_it_is_decoded():
+    done, zeros = cv2.imencode(".png", np.zeros((2000, 2000), np.uint8))
+    assert done
+    assert len(zeros) < 2000 * 2000 / 200
+    assert decode_image(Message(format="png", data=zeros.reshape(-1))).shape == (2000, 2000, 3)
+    data = bytearray(compressed(PIXELS, ".png")["data"].tobytes())
+    data[16:24] = (4000).to_bytes(4, "big") * 2
+    error = refused({"format": "png", "data": np.frombuffer(data, np.uint8)})
+    assert (error.reason, "4000x4000" in error.message) == ("IMAGE_BROKEN", True)
+
+
+def test_png_of_two_levels_is_stretched_to_8_bits():
+    flat = np.zeros((16, 16), np.uint8)
+    flat[:, 8:] = 255
+    done, data = cv2.imencode(".png", flat, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    assert done
+    assert data.reshape(-1)[24] == 1
+    decoded = decode_image(Message(format="png", data=data.reshape(-1)))
+    assert decoded.tolist() == np.repeat(flat[..., None], 3, axis=2).tolist()
+
+
 def test_depth_is_refused_not_squeezed_into_8_bits():
     done, data = cv2.imencode(".png", np.full((4, 4), 1000, np.uint16))
     assert done

@@ -71,7 +71,7 @@ def decode_depth(message: Any) -> Depth:
     if compression == "rvl":
         values = _decode_rvl(inside)
     else:
-        values = _decode_png(open_image(inside, message.format))
+        values = _decode_png(open_image(inside, f"{encoding} png"))
     if encoding != _METRES:
         return values
     if not np.isfinite([scale, shift]).all():
@@ -93,7 +93,7 @@ def depth_file(message: Any) -> EncodedImage | None:
         if encoding == _METRES or compression == "rvl":
             return None
         data = data[_HEADER.size :]
-    return open_image(bytes(data), message.format)
+    return open_image(bytes(data), f"{encoding} png")
 
 
 class FarPixels:
@@ -134,9 +134,11 @@ def _described(message: Any) -> tuple[str, bool, str]:
     form = str(message.format)
     encoding, _, rest = form.partition(";")
     encoding = encoding.strip()
-    transport = "compressedDepth" in rest
+    transport = "compressedDepth" in form
     compression = rest.replace("compressedDepth", "").strip() or "png"
-    if transport and (encoding not in DEPTH_ENCODINGS or compression not in ("png", "rvl")):
+    known = encoding in DEPTH_ENCODINGS and compression in ("png", "rvl")
+    # A PNG of metres says how they were stored in the header of the transport alone.
+    if not known if transport else encoding == _METRES:
         raise DataFault(
             f"a CompressedImage has format {form!r}: read are {', '.join(DEPTH_ENCODINGS)} as "
             "compressedDepth png or rvl",

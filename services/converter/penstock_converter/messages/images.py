@@ -29,9 +29,13 @@ Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 1 << 24
 _PNG = b"\x89PNG\r\n\x1a\n"
+_CHUNK, _CHECKSUM_BYTES = struct.Struct(">I4s"), 4
 _JPEG = b"\xff\xd8"
 _END_OF_JPEG = b"\xff\xd9"
 _TAIL_BYTES = 1024
+_MOST_DEFLATED = 1032
+"""Bytes that deflate makes of one, at most."""
+
 _MARKER = 0xFF
 # Start of frame, of any process; the three left out are other segments.
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -78,7 +82,7 @@ def image_source(message: Any) -> EncodedImage | None:
     if hasattr(message, "encoding"):
         return None
     file = open_image(bytes(message.data), message.format)
-    if file.bits != 8:  # noqa: PLR2004 - bits of uint8
+    if file.bits > 8:  # noqa: PLR2004 - bits of uint8; fewer are stretched to that
         raise DataFault(
             f"a CompressedImage of format {message.format!r} has {file.bits} bits a channel, and "
             "colours have 8: if it holds distances, set dtype: depth for the feature",
@@ -116,6 +120,8 @@ def open_image(data: bytes, form: str) -> EncodedImage:
             reason="IMAGE_FORMAT",
         )
     check_size(width, height)
+    if extension == "png" and width * height * bits > 8 * _MOST_DEFLATED * len(data):
+        raise broken_image(extension, len(data), f"that is too little for {height}x{width} pixels")
     return EncodedImage(data, extension, height, width, bits)
 
 
@@ -217,10 +223,17 @@ def _png_header(data: bytes) -> tuple[int, int, int]:
     """Height, width and bits a channel."""
     if len(data) < 33 or data[12:16] != b"IHDR":  # noqa: PLR2004 - signature and first chunk
         raise broken_image("png", len(data), "its header is incomplete")
-    if data.find(b"IEND", -_TAIL_BYTES) < 0:
+    # Decoders make room for a chunk before they look whether it is there.
+    position, kind = len(_PNG), b""
+    while kind != b"IEND":
+        if position + _CHUNK.size > len(data):
+            raise broken_image("png", len(data), "its end is missing")
+        size, kind = _CHUNK.unpack_from(data, position)
+        position += _CHUNK.size + size + _CHECKSUM_BYTES
+    if position > len(data):
         raise broken_image("png", len(data), "its end is missing")
     width, height, bits = struct.unpack_from(">IIB", data, 16)
-    return height, width, max(bits, 8)
+    return height, width, bits
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int]:

@@ -34,7 +34,8 @@ _MB = 1_000_000
 _INDEX_BYTES, _INDEX_BYTES_A_FRAME = 8192, 48
 """Room for an index. Were each frame a chunk of its own, a key frame, and out of order, it would
 take 45 bytes of it: size 4, chunk offset 8, chunk table 12, key frame 4, duration 8, order 8,
-dependency 1. What stays free is less than a thousandth of a frame's size."""
+dependency 1. So it always fits; what is left over stays free in the file.
+"""
 
 
 class EpisodeEncoder:
