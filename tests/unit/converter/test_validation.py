@@ -357,21 +357,45 @@ def test_edited_statistics_of_images_are_found_without_decoding_all(dataset, key
     assert failed(found) == {"statistics of images"}
 
 
-@pytest.mark.parametrize("key", ["mean", "std", "q50", "q99"])
-def test_edited_statistics_of_an_episode_s_images_are_found_by_decoding_all(made, tmp_path, key):
-    for kind in ("video", "images"):
-        dataset = Path(shutil.copytree(made / kind, tmp_path / kind))
+@pytest.mark.parametrize(
+    ("kind", "key", "factor"),
+    [
+        ("images", "mean", 0.9),
+        ("images", "std", 0.9),
+        ("images", "q50", 0.7),
+        ("images", "q99", 0.9),
+        ("video", "mean", 0.2),
+        ("video", "std", 0.2),
+    ],
+)
+def test_edited_statistics_of_an_episode_s_images_are_found_by_decoding_all(
+    made, tmp_path, kind, key, factor
+):
+    dataset = Path(shutil.copytree(made / kind, tmp_path / kind))
 
-        def change(table, _):
-            name = f"stats/{GLOBAL}/{key}"
-            value = np.array(table[name].to_pylist()[2])
-            return put(table, name, 2, (value * 0.7).tolist())
+    def change(table, _):
+        name = f"stats/{GLOBAL}/{key}"
+        value = np.array(table[name].to_pylist()[2])
+        return put(table, name, 2, (value * factor).tolist())
 
-        rewrite(dataset / EPISODES, change)
-        found = validate_dataset(dataset, full=True)
-        first = fault(found, "statistics of images")
-        assert (first.place.episode, first.place.feature) == (2, GLOBAL)
-        assert first.message.startswith(key)
+    rewrite(dataset / EPISODES, change)
+    first = fault(validate_dataset(dataset, full=True), "statistics of images")
+    assert (first.place.episode, first.place.feature) == (2, GLOBAL)
+    assert first.message.startswith(key)
+
+
+def test_what_a_codec_may_have_changed_is_a_warning(dataset):
+    def change(table, _):
+        name = f"stats/{GLOBAL}/mean"
+        value = np.array(table[name].to_pylist()[2]) + 0.05
+        return put(table, name, 2, value.tolist())
+
+    rewrite(dataset / EPISODES, change)
+    wanted = check(validate_dataset(dataset, full=True), "statistics of images")
+    place = wanted.first_warnings[0].place
+    assert (place.episode, place.feature) == (2, GLOBAL)
+    # That the dataset's own are not those of its episodes is a fault whatever a codec does.
+    assert [f.place.file for f in wanted.first_failures] == ["meta/stats.json"]
 
 
 def test_statistics_of_some_images_are_compared_roughly(make_mapping, bags, tmp_path):
@@ -502,6 +526,23 @@ def test_colours_in_another_order_are_found(make_mapping, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("crf", "noise", "state"), [(23, 255, "warning"), (51, 60, "passed")])
+def test_noise_that_a_codec_smooths_is_no_fault(make_mapping, tmp_path, crf, noise, state):
+    generator = np.random.default_rng(0)
+    rows = np.linspace(0, 255 - noise, 96, dtype=np.int64)[:, None, None]
+
+    def shown():
+        pixels = (rows + generator.integers(0, noise, (96, 128, 3))).astype(np.uint8)
+        _, data = cv2.imencode(".png", pixels)
+        return {"format": "png", "data": data.reshape(-1)}
+
+    messages = [m._replace(fields=shown()) if "cam" in m.topic else m for m in robot_messages(6)]
+    recording = write_bag(tmp_path / "bag", messages)
+    run_job(Job((recording,), make_mapping(f"outputs.lerobot.crf={crf}"), tmp_path / "out"))
+    found = check(validate_dataset(tmp_path / "out", full=True), "recording: images")
+    assert found.state == state, (found.measured, found.first_warnings)
+
+
 def test_another_recording_is_found(dataset, tmp_path):
     messages = robot_messages(12)
     for message in messages:
@@ -519,6 +560,25 @@ def test_another_recording_is_found(dataset, tmp_path):
     assert (first.place.episode, first.place.frame, first.place.feature) == (0, 0, "action")
     told = check(found, "recording: frames").first_warnings[0].message
     assert "robot_9 is not there" in told
+
+
+def test_recordings_of_one_name_are_told_apart_by_their_folders(make_mapping, tmp_path):
+    recordings = [
+        write_bag(tmp_path / f"day_{day}" / "bag", robot_messages(3 + day)) for day in (1, 2)
+    ]
+    broken = tmp_path / "day_0" / "bag"
+    broken.mkdir(parents=True)
+    (broken / "bag_0.mcap").touch()
+    job = Job((broken, *recordings), make_mapping("outputs.hdf5=null"), tmp_path / "out")
+    assert len(run_job(job).refused) == 1
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for day in (0, 1, 2):
+        (tmp_path / f"day_{day}").rename(moved / f"day_{day}")
+    bags = [moved / f"day_{day}" / "bag" for day in (0, 1, 2)]
+    found = validate_dataset(tmp_path / "out", bags=bags)
+    assert check(found, "recording: frames").compared == {"recordings": 2, "rows": 9}
+    assert found.state == "passed", found.to_json()
 
 
 def test_recordings_that_are_gone_are_skipped_and_that_is_said(make_mapping, bags, tmp_path):

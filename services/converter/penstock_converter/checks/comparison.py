@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_converter.checks.findings import Check
 from penstock_converter.mapping.model import LeRobotOutput
 
-__all__ = ["differing_numbers", "psnr_bound_db", "psnr_db"]
+__all__ = [
+    "DEFAULT_CRF",
+    "Verdict",
+    "bound_told",
+    "compare_images",
+    "differing_numbers",
+    "psnr_bound_db",
+    "psnr_db",
+]
 
-_PSNR_DB, _CRF, _DB_PER_CRF = 25.0, 23, 0.4
+DEFAULT_CRF = 23
+_PSNR_DB, _DB_PER_CRF = 20.0, 0.15
+"""Pure noise passes at any quality: 23.9 dB at crf 23, 19.3 at 35, 19.0 at 51, by H.264."""
+
+_POOR_DB = 5.0
 _SAME_DB = 99.0
+
+
+class Verdict(NamedTuple):
+    """What is wrong with an image; ``certain`` unless a codec may explain it."""
+
+    problem: str = ""
+    certain: bool = True
 
 
 def differing_numbers(
@@ -43,11 +64,42 @@ def psnr_db(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
         for each in (image, other)
     ]
     error = float(np.mean((halves[0] - halves[1]) ** 2))
-    return min(_SAME_DB, 10 * np.log10(255.0**2 / error)) if error else _SAME_DB
+    return min(_SAME_DB, 10 * math.log10(255.0**2 / error)) if error else _SAME_DB
+
+
+def compare_images(
+    found: NDArray[Any], expected: NDArray[Any], bound_db: float | None, whose: str, check: Check
+) -> Verdict:
+    """Compare two images, exactly or by their PSNR.
+
+    Args:
+        found: (H, W, 3) uint8 or (H, W) uint16.
+        expected: What it should be.
+        bound_db: Least PSNR of what a codec has changed; None: nothing may differ.
+        whose: Where ``expected`` comes from, in words.
+        check: Takes the measurement.
+    """
+    if found.shape != expected.shape:
+        return Verdict(f"is {found.shape}, {expected.shape} in {whose}")
+    if bound_db is None:
+        differ = int(np.count_nonzero(found != expected))
+        if not differ:
+            return Verdict()
+        return Verdict(f"differs from {whose} in {differ} of {found.size} values")
+    ratio = psnr_db(found, expected)
+    check.least("least PSNR, dB", ratio)
+    if ratio >= bound_db + _POOR_DB:
+        return Verdict()
+    return Verdict(f"has a PSNR of {ratio:.1f} dB to {whose}", certain=ratio < bound_db)
+
+
+def bound_told(bound_db: float) -> str:
+    """The bound in words."""
+    return f"videos {bound_db:g} dB PSNR at half size (below {bound_db + _POOR_DB:g} dB a warning)"
 
 
 def psnr_bound_db(output: LeRobotOutput | None) -> float:
     """Least ratio that a frame of a video has to the image it was made of, by the settings."""
     if output is None or output.codec == "copy":
         return _PSNR_DB
-    return _PSNR_DB - _DB_PER_CRF * max(0, output.crf - _CRF)
+    return _PSNR_DB - _DB_PER_CRF * max(0, output.crf - DEFAULT_CRF)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import DataFault
-from penstock_converter.checks.comparison import psnr_bound_db, psnr_db
+from penstock_converter.checks.comparison import bound_told, compare_images, psnr_bound_db
 from penstock_converter.checks.dataset import Dataset, batch_rows
 from penstock_converter.checks.findings import Check, Ledger
 from penstock_converter.checks.images import CameraImages, TableColumn, open_camera, sampled
@@ -42,9 +42,7 @@ def check_hdf5(dataset: Dataset, folder: Path, ledger: Ledger, *, full: bool) ->
         return
     numbers = ledger.open("hdf5 against tables", "exact")
     bound = psnr_bound_db(dataset.mapping.outputs.lerobot if dataset.mapping is not None else None)
-    images = ledger.open(
-        "hdf5 against images", f"images in tables exact, videos {bound:g} dB PSNR at half size"
-    )
+    images = ledger.open("hdf5 against images", f"images in tables exact, {bound_told(bound)}")
     for episode in range(len(dataset.episodes)):
         path = episode_file(folder, episode)
         if not path.is_file():
@@ -258,31 +256,20 @@ def _compare_images(
                     continue  # said with the images
                 for key in stored:
                     found: Any = opened[f"{_OBSERVED}/{key}"]
-                    problem = _other_image(
+                    verdict = compare_images(
                         np.asarray(found[picture.frame]),
                         picture.pixels,
                         bound_db if video else None,
+                        "the video" if video else "the table",
                         check,
                     )
                     check.count("images")
-                    if problem:
-                        check.fail(
-                            f"{key} {problem}",
+                    if verdict.problem:
+                        note = check.fail if verdict.certain else check.warn
+                        note(
+                            f"{key} {verdict.problem}",
                             file=file,
                             episode=episode,
                             frame=picture.frame,
                             feature=name,
                         )
-
-
-def _other_image(
-    stored: NDArray[Any], pixels: NDArray[Any], bound_db: float | None, check: Check
-) -> str:
-    if stored.shape != pixels.shape:
-        return f"is {stored.shape}, the dataset has {pixels.shape}"
-    if bound_db is None:
-        differ = int(np.count_nonzero(stored != pixels))
-        return f"differs in {differ} of {pixels.size} values" if differ else ""
-    ratio = psnr_db(stored, pixels)
-    check.least("least PSNR, dB", ratio)
-    return f"has a PSNR of {ratio:.1f} dB to the video" if ratio < bound_db else ""

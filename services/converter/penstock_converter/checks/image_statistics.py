@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_converter.checks.comparison import DEFAULT_CRF
 from penstock_converter.checks.dataset import Dataset
 from penstock_converter.checks.findings import Check, Ledger
 from penstock_converter.checks.images import open_camera, sampled
@@ -22,8 +23,11 @@ _SUMS = 1e-6
 _FILES, _VIDEOS, _ROUGH = 2 / 255, 5 / 255, 0.1
 """Of the range: decoders differ by a level or two, codecs lose some, samples miss some."""
 
+_PER_CRF = 0.005
+"""Of the range, by which a codec takes more for each step of crf beyond its default."""
+
 _RANK = 0.02
-"""Share of the pixels by which a quantile may be off in a video."""
+"""Share of the pixels by which a quantile may be off in a video; at most ``_ROUGH`` of them."""
 
 
 def check_images(dataset: Dataset, ledger: Ledger, *, full: bool) -> None:
@@ -33,8 +37,9 @@ def check_images(dataset: Dataset, ledger: Ledger, *, full: bool) -> None:
     which = "all frames" if full else "first, middle, last and two more frames of each episode"
     decoded = ledger.open("images", which)
     bound = (
-        f"images in tables within {_FILES:.3f} of the range, videos within {_VIDEOS:.3f}; from a "
-        f"part of the frames roughly, {_ROUGH} (a warning); dataset from episodes within {_SUMS:g}"
+        f"images in tables within {_FILES:.3f} of the range; videos within "
+        f"{_codec_slack(dataset):.3g}, beyond {_VIDEOS:.3f} a warning; from a part of the frames "
+        f"roughly, {_ROUGH} (a warning); dataset from episodes within {_SUMS:g}"
     )
     statistics = ledger.open("statistics of images", bound)
     if dataset.episodes is None or not dataset.fps:
@@ -43,6 +48,14 @@ def check_images(dataset: Dataset, ledger: Ledger, *, full: bool) -> None:
     for name in dataset.cameras:
         with statistics.guard(feature=name):
             _Camera(dataset, name, decoded, statistics, full=full).check()
+
+
+def _codec_slack(dataset: Dataset) -> float:
+    """Of the range, what a codec may change at most, by its settings."""
+    output = dataset.mapping.outputs.lerobot if dataset.mapping is not None else None
+    if output is None or output.codec == "copy":
+        return _ROUGH
+    return _ROUGH + _PER_CRF * max(0, output.crf - DEFAULT_CRF)
 
 
 class _Camera:
@@ -118,33 +131,47 @@ class _Camera:
             return
         if histogram is None or count is None:
             return
+        self._statistics.count("episodes")
         whole = histogram.images == length and int(count[0]) == length
         lossy = self._dataset.is_video(self._name)
-        slack = (_VIDEOS if lossy else _FILES) if whole else _ROUGH
-        self._statistics.count("episodes")
+        most = _codec_slack(self._dataset)
+        slacks = [_ROUGH] if not whole else [most, _VIDEOS] if lossy else [_FILES]
+        kind = "all images" if whole else "some images"
+        # lerobot scales images down before it takes statistics.
+        sure = whole and self._dataset.outcome is not None
+        for slack in slacks:
+            problem = self._differing(values, histogram, slack, length, kind)
+            if whole and not problem:
+                rank = (_RANK if slack == _VIDEOS else _ROUGH) if lossy else 0.0
+                problem = _wrong_quantile(values, histogram, slack, rank, self._scale)
+            if problem:
+                self._note(problem, file, episode, certain=sure and slack == slacks[0])
+                return
+
+    def _differing(
+        self,
+        values: Mapping[str, NDArray[np.float64] | None],
+        histogram: Histogram,
+        slack: float,
+        length: int,
+        kind: str,
+    ) -> str:
+        """What mean or deviation is off by more than ``slack``; empty if none is."""
         found = histogram.statistics()
-        channels = len(found["mean"])
         for key in ("mean", "std"):
             expected = found[key].reshape(-1)
             value = values[key]
-            if value is None or value.size != channels:
-                problem = f"{key} is {stated[key]}: expected {channels} numbers"
-                self._note(problem, file, episode, certain=True)
-                return
+            if value is None or value.size != expected.size:
+                return f"{key} has another shape: expected {expected.size} numbers"
             off = np.abs(value - expected) / self._scale
-            kind = "all images" if whole else "some images"
             self._statistics.most(f"largest difference of {key}, {kind}", float(off.max()))
-            if (off > slack).any():
+            if not (off <= slack).all():
                 at = int(off.argmax())
-                problem = problem or (
+                return (
                     f"{key} of channel {at} is {value[at]:.4f}, {histogram.images} decoded images "
                     f"of {length} give {expected[at]:.4f}"
                 )
-        if whole and not problem:
-            problem = _wrong_quantile(values, histogram, slack, lossy=lossy, scale=self._scale)
-        if problem:
-            # lerobot scales images down before it takes statistics.
-            self._note(problem, file, episode, certain=whole and self._dataset.outcome is not None)
+        return ""
 
     def _check_whole(self) -> None:
         """Statistics of the dataset are those of its episodes, put together."""
@@ -229,21 +256,21 @@ def _wrong_quantile(
     values: Mapping[str, NDArray[np.float64] | None],
     histogram: Histogram,
     slack: float,
-    *,
-    lossy: bool,
+    share_astray: float,
     scale: float,
 ) -> str:
     """A quantile is where it splits the pixels, give or take some levels and some pixels."""
     levels = histogram.counts.shape[1] - 1
     for key, share in {"min": 0.0, **QUANTILES, "max": 1.0}.items():
         value = values.get(key)
-        if value is None or (lossy and key in ("min", "max")):
+        # Codecs overshoot at edges, so that ends say nothing.
+        if value is None or (share_astray and key in ("min", "max")):
             continue
         for channel, counts in enumerate(histogram.counts):
             below = np.concatenate([[0], counts.cumsum()])
             pixels = int(below[-1])
             rank = max(1, int(np.ceil(share * pixels)))
-            astray = int(_RANK * pixels) if lossy else 0
+            astray = int(share_astray * pixels)
             at = value[channel] / scale * levels
             low = int(np.clip(np.floor(at - slack * levels), 0, levels))
             high = int(np.clip(np.ceil(at + slack * levels), 0, levels))

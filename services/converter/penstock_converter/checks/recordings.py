@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.memory import memory_limit_bytes
-from penstock_converter.checks.comparison import psnr_bound_db
+from penstock_converter.checks.comparison import bound_told, psnr_bound_db
 from penstock_converter.checks.dataset import Dataset
 from penstock_converter.checks.findings import Check, Ledger
 from penstock_converter.checks.images import sampled
@@ -63,7 +64,7 @@ def check_recordings(
     numbers = ledger.open(_NAMES[1], f"{which}, within one step of the type")
     images = ledger.open(
         _NAMES[2],
-        f"{which}; tables and HDF5 exact, videos {bound_db:g} dB PSNR at half size",
+        f"{which}; tables and HDF5 exact, {bound_told(bound_db)}",
     )
     targets: list[Target] = []
     with ExitStack() as stack:
@@ -82,22 +83,28 @@ def check_recordings(
 
 
 def _find(converted: Sequence[BagOutcome], bags: Sequence[Path] | None) -> list[Path | None]:
-    """The recording of each outcome: by path, by name, or in order where no name fits."""
+    """The recording of each outcome: by the end of its path, or in order where no name fits."""
     if bags is None:
         return [Path(bag.bag) if Path(bag.bag).exists() else None for bag in converted]
     left = list(bags)
     found: list[Path | None] = []
     for outcome in converted:
-        wanted = Path(outcome.bag)
-        fits = [bag for bag in left if bag.resolve() == wanted.resolve()] or [
-            bag for bag in left if bag.name == wanted.name
-        ]
-        found.append(fits[0] if fits else None)
-        if fits:
-            left.remove(fits[0])
+        wanted = Path(outcome.bag).absolute()
+        best = max(left, key=lambda bag: _alike(bag.absolute(), wanted), default=None)
+        if best is not None and _alike(best.absolute(), wanted):
+            left.remove(best)
+            found.append(best)
+        else:
+            found.append(None)
     if not any(found) and len(bags) == len(converted):
         return list(bags)
     return found
+
+
+def _alike(path: Path, other: Path) -> int:
+    """How many parts two paths have in common at their ends."""
+    pairs = zip(reversed(path.parts), reversed(other.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @dataclass

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_converter.checks.comparison import differing_numbers, psnr_db
+from penstock_converter.checks.comparison import Verdict, compare_images, differing_numbers
 from penstock_converter.checks.dataset import Dataset
 from penstock_converter.checks.findings import Check
 from penstock_converter.checks.hdf5_files import episode_file, row_datasets
@@ -87,19 +87,20 @@ class LeRobotTarget:
         camera = self._cameras[name]
         picture = next(camera.of(episode, [frame]))
         check.count("images")
-        problem = picture.problem
+        verdict = Verdict(picture.problem)
         if picture.pixels is not None:
             source = None if depth else image_source(message)
             if picture.data and source is not None:
                 same = picture.data == source.data
-                problem = "" if same else "is another file than the recording has"
+                verdict = Verdict("" if same else "is another file than the recording has")
             else:
                 expected = decode_depth(message) if depth else decode_image(message)
                 bound_db = self._bound_db if dataset.is_video(name) else None
-                problem = _other_pixels(picture.pixels, expected, bound_db, check)
-        if problem:
+                verdict = compare_images(picture.pixels, expected, bound_db, "the recording", check)
+        if verdict.problem:
             file = dataset.relative(camera.file(episode))
-            check.fail(problem, file=file, episode=episode, frame=frame, feature=name)
+            note = check.fail if verdict.certain else check.warn
+            note(verdict.problem, file=file, episode=episode, frame=frame, feature=name)
 
     def close(self) -> None:
         """Close files."""
@@ -165,7 +166,9 @@ class Hdf5Target:
                     expected = decode_depth(message) if depth else decode_image(message)
                 stored: Any = self._open(episode)[f"observations/{key}"]
                 self._images.count("images")
-                problem = _other_pixels(np.asarray(stored[frame]), expected, None, self._images)
+                problem, _ = compare_images(
+                    np.asarray(stored[frame]), expected, None, "the recording", self._images
+                )
                 if problem:
                     problem = f"{key} {problem}"
                     self._images.fail(
@@ -194,16 +197,3 @@ def _other_vector(found: NDArray[Any], vector: NDArray[np.float64], dtype: str, 
         return ""
     at = int(wrong[0])
     return f"element {at} is {found[at]} in {where}, {vector[at]:.9g} in the recording"
-
-
-def _other_pixels(
-    found: NDArray[Any], expected: NDArray[Any], bound_db: float | None, check: Check
-) -> str:
-    if found.shape != expected.shape:
-        return f"is {found.shape}, {expected.shape} in the recording"
-    if bound_db is None:
-        differ = int(np.count_nonzero(found != expected))
-        return f"differs from the recording in {differ} of {found.size} values" if differ else ""
-    ratio = psnr_db(found, expected)
-    check.least("least PSNR, dB", ratio)
-    return f"has a PSNR of {ratio:.1f} dB to the recording" if ratio < bound_db else ""
