@@ -23,6 +23,8 @@ from process_forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDINGS, FRAMES = 6, 24
+OLD = 2
+"""Recordings of the dataset that is there before, if there is one."""
 
 PLACES = {
     "converter.restored": 1,
@@ -48,6 +50,7 @@ PLACES = {
 }
 """In the order of a conversion; how often it comes by."""
 
+MODES = ("new", "replace", "grow")
 ONLY_REPLACING = ("converter.publish.set_aside", "converter.restored")
 ONLY_APART = ("converter.publish.hdf5_done",)
 EACH_OUTPUT = (
@@ -83,9 +86,7 @@ class Chaos:
         self.places, self.stages, self.plain = Counter(), Counter(), Counter()
         self.conversions, self.durations_s = 0, {}
         self.turns = self._turns()
-        # What there is before, and what is asked for; the HDF5 files inside, or in a folder apart.
-        self.before = {apart: self._undisturbed("before", apart) for apart in (False, True)}
-        self.wanted = {apart: self._undisturbed("wanted", apart) for apart in (False, True)}
+        self.references = {}
 
     @property
     def kills(self):
@@ -97,7 +98,8 @@ class Chaos:
         self.conversions += 1
         places = [next(self.turns) for _ in range(dice.randint(1, MOST_KILLS))]
         self.apart = dice.random() < 0.5 or not set(places).isdisjoint(ONLY_APART)
-        self.replacing = dice.random() < 0.5 or not set(places).isdisjoint(ONLY_REPLACING)
+        replacing = not set(places).isdisjoint(ONLY_REPLACING)
+        self.mode = dice.choice(MODES[1:] if replacing else MODES)
         self._prepare()
         if "converter.restored" in places:
             places.append("converter.publish.set_aside")
@@ -125,17 +127,45 @@ class Chaos:
                 yield place
 
     def _prepare(self):
+        """What there is before, and what will be; the HDF5 files inside or in a folder apart."""
+        self.before, self.wanted = self._reference()
+        self._lay_out()
+
+    def _lay_out(self):
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
         self.staged = set()
-        if self.replacing:
-            shutil.copytree(self.folder / f"before-{self.apart}", self.work, dirs_exist_ok=True)
+        before = self.folder / f"{self.mode}-{self.apart}"
+        if before.exists():
+            shutil.copytree(before, self.work, dirs_exist_ok=True)
 
-    def _command(self, workers=1):
-        command = [*map(str, self.bags), "--mapping", str(self.mapping), "--out", str(self.out)]
-        command += ["--workers", str(workers)]
+    def _reference(self):
+        """What conversions make that nobody kills; made when it is first asked for."""
+        key = (self.mode, self.apart)
+        if key not in self.references:
+            self._lay_out()
+            before = None
+            if self.mode != "new":
+                command = self._command(self.bags[:OLD])[:-1]
+                if self.mode == "replace":
+                    command.append("task=Before.")
+                assert self._wait(self._start(command)) == 0, self._said()
+                before = {final: contents(final) for final in self._outputs()}
+                shutil.copytree(self.work, self.folder / f"{self.mode}-{self.apart}")
+            assert self._wait(self._start(self._command())) == 0, self._said()
+            wanted = {final: contents(final) for final in self._outputs()}
+            self.references[key] = before, wanted
+        return self.references[key]
+
+    @property
+    def _new_bags(self):
+        return self.bags[OLD:] if self.mode == "grow" else self.bags
+
+    def _command(self, bags=None, workers=1):
+        command = [*map(str, bags or self._new_bags), "--mapping", str(self.mapping)]
+        command += ["--out", str(self.out), "--workers", str(workers)]
         command += ["--hdf5", str(self.hdf5)] if self.apart else []
-        return command + (["--overwrite"] if self.replacing else [])
+        return command + {"new": [], "replace": ["--overwrite"], "grow": ["--append"]}[self.mode]
 
     def _start(self, command, failpoint=""):
         return self.forks.start("converter_chaos:convert", failpoint, arguments=command)
@@ -145,13 +175,14 @@ class Chaos:
         if place is None:
             workers = 2 if self.dice.random() < TWO_WORKERS else 1
             # What is staged takes no more time.
-            left = 1 - 0.8 * len(self.staged) / RECORDINGS
+            left = 1 - 0.8 * len(self.staged) / len(self._new_bags)
             wait_s = self.dice.uniform(0, left * self._duration_s(workers))
-            process = self._start(self._command(workers))
+            process = self._start(self._command(workers=workers))
             status = self._wait(process, time.monotonic() + wait_s)
         else:
             outputs = 1 + (self.apart and place in EACH_OUTPUT)
-            count = self.dice.randint(1, outputs * PLACES[place])
+            reached = max(PLACES[place] * len(self._new_bags) // RECORDINGS, 1)
+            count = self.dice.randint(1, outputs * reached)
             status = self._wait(self._start(self._command(), f"{place}:{count}"))
         if status == 0:
             self.plain[place or "any moment"] += 1
@@ -176,23 +207,11 @@ class Chaos:
     def _said(self):
         return self.forks.log.read_text()[-4000:]
 
-    def _undisturbed(self, name, apart):
-        """Contents of the outputs of a conversion that nobody kills; kept in a folder."""
-        self.apart, self.replacing = apart, False
-        self._prepare()
-        command = self._command()
-        if name == "before":
-            # Fewer recordings, of another task.
-            command = [*command[:2], *command[RECORDINGS:], "task=Before."]
-        assert self._wait(self._start(command)) == 0, self._said()
-        shutil.copytree(self.work, self.folder / f"{name}-{apart}")
-        return {final: contents(final) for final in self._outputs()}
-
     def _duration_s(self, workers):
         """What a conversion takes here, measured when it is first asked for."""
         if workers not in self.durations_s:
             out = self.folder / f"timed-{workers}"
-            command = [*self._command(workers)]
+            command = self._command(workers=workers)
             command[command.index("--out") + 1] = str(out)
             if self.apart:
                 command[command.index("--hdf5") + 1] = f"{out}-hdf5"
@@ -212,16 +231,16 @@ class Chaos:
         partial = self._partial(self.out)
         if any(final.with_name(f".{final.name}.replaced").exists() for final in self._outputs()):
             return "replacing"
-        if self.out.exists() and not (self.replacing and self._holds_before(self.out)):
+        if self.out.exists() and not (self.before and self._holds_before(self.out)):
             return "removing what was staged" if partial.exists() else "at the end"
         if (partial / "dataset").exists():
             return "joining"
-        if len(self._staged_keys()) == RECORDINGS:
+        if len(self._staged_keys()) == len(self._new_bags):
             return "between staging and joining"
         return "staging" if partial.exists() else "at the start"
 
     def _holds_before(self, final):
-        return contents(final) == self.before[self.apart][final]
+        return contents(final) == self.before[final]
 
     def _staged_keys(self):
         recordings = self._partial(self.out) / "recordings"
@@ -232,13 +251,13 @@ class Chaos:
         done = True
         for final in self._outputs():
             found = contents(final) if final.exists() else None
-            if found == self.wanted[self.apart][final]:
+            if found == self.wanted[final]:
                 continue
             done = False
-            if self.replacing:
+            if self.before:
                 replaced = final.with_name(f".{final.name}.replaced")
                 before = contents(replaced) if found is None else found
-                assert before == self.before[self.apart][final], final
+                assert before == self.before[final], final
             else:
                 assert found is None, f"{final} is there, and not what was asked for"
         if done:
@@ -251,15 +270,14 @@ class Chaos:
 
     def _remove_by_hand(self):
         """A person may delete a dataset while what an interrupted conversion left lies there."""
-        replaced = any(self.work.glob(".*.replaced"))
-        if not self.replacing and not replaced and self.dice.random() < REMOVED_BY_HAND:
+        if self.mode == "new" and self.dice.random() < REMOVED_BY_HAND:
             self.staged = set()
             shutil.rmtree(self.out)
 
     def _end(self):
         assert self._wait(self._start(self._command())) == 0, self._said()
         for final in self._outputs():
-            assert contents(final) == self.wanted[self.apart][final]
+            assert contents(final) == self.wanted[final]
         left = {path.name for path in self.work.iterdir()}
         assert left == {final.name for final in self._outputs()}
 
