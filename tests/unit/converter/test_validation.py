@@ -526,7 +526,7 @@ def test_colours_in_another_order_are_found(make_mapping, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("crf", "noise", "state"), [(23, 255, "warning"), (51, 60, "passed")])
+@pytest.mark.parametrize(("crf", "noise", "state"), [(30, 255, "warning"), (51, 60, "passed")])
 def test_noise_that_a_codec_smooths_is_no_fault(make_mapping, tmp_path, crf, noise, state):
     generator = np.random.default_rng(0)
     rows = np.linspace(0, 255 - noise, 96, dtype=np.int64)[:, None, None]
