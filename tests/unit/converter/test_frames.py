@@ -152,7 +152,7 @@ def test_a_rate_that_is_not_the_datasets_is_pointed_out():
         # Three topics of messages of 1000 bytes; a sixteenth of the memory.
         ("auto", 16 * 3000 * 50, 50),
         ("auto", 1, 1),
-        ("auto", 1 << 40, 4096),
+        ("auto", 1 << 40, 256),
     ],
 )
 def test_frames_in_flight_are_those_asked_for_or_those_that_fit(chunk_size, memory_bytes, wanted):

@@ -22,7 +22,7 @@ __all__ = ["FrameMessages", "frames_in_flight", "stream_frames"]
 _MEMORY_SHARE = 1 / 16
 """Of the memory, what undecoded messages may take."""
 
-_MANY_FRAMES = 4096
+_MANY_FRAMES = 256
 """Each window begins to read anew; beyond so many frames that costs nothing that one could see."""
 
 _Key = tuple[str, int]

@@ -16,6 +16,7 @@ from penstock_converter.frames.choice import Choice, Frames, choose_frames, is_i
 from penstock_converter.frames.stream import FrameMessages, stream_frames
 from penstock_converter.frames.timeline import Timeline, read_timeline
 from penstock_converter.jobs.camera import Camera, Item
+from penstock_converter.jobs.garbage import rare_collections
 from penstock_converter.jobs.vectors import Vector
 from penstock_converter.mapping.model import Mapping
 from penstock_converter.messages.schema import Schema, dtype_of
@@ -66,7 +67,10 @@ def convert_recording(
     """
     mapping, schema = work.mapping, Schema()
     settings = mapping.rosbag
-    with open_bag(work.path, salvage=settings.salvage, definitions=settings.definitions) as bag:
+    with (
+        rare_collections(),
+        open_bag(work.path, salvage=settings.salvage, definitions=settings.definitions) as bag,
+    ):
         timeline = read_timeline(bag, mapping)
         check_features(bag, mapping, timeline)
         choice = choose_frames(timeline, mapping, str(bag.path))

@@ -113,7 +113,8 @@ class _VectorPart:
         if known is not None:
             return known
         try:
-            vector = self.decoder(self._bag.decode(self.topic, data))
+            message = self._bag.decode(self.topic, data, header=self.decoder.reads_header)
+            vector = self.decoder(message)
         except DataFault as error:
             raise located(error, self._bag.path, self.topic, number) from error
         if self._width not in (None, len(vector)):

@@ -5,15 +5,10 @@ Copying a file takes a fraction of the time that building a message object aroun
 
 from __future__ import annotations
 
-import functools
 import struct
 from typing import NamedTuple
 
-from rosbags.interfaces.typing import Typesdict
-from rosbags.typesys import get_types_from_msg
-from rosbags.typesys.store import Typestore
-
-__all__ = ["COMPRESSED_IMAGE", "CompressedImage", "is_compressed_image", "read_compressed"]
+__all__ = ["COMPRESSED_IMAGE", "CompressedImage", "read_compressed"]
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 _ENCAPSULATION_BYTES = 4
@@ -59,25 +54,3 @@ def read_compressed(message: bytes, *, ros1: bool) -> CompressedImage | None:
     if not 0 <= len(message) - position - size < alignment:
         return None
     return CompressedImage(form, message[position : position + size])
-
-
-def is_compressed_image(msgtype: str, store: Typestore) -> bool:
-    """Whether messages are ``COMPRESSED_IMAGE``, laid out as ROS 1 or ROS 2 lays them out."""
-    if msgtype != COMPRESSED_IMAGE:
-        return False
-    return any(
-        all(store.fielddefs.get(kind) == fields for kind, fields in known.items())
-        for known in _definitions()
-    )
-
-
-@functools.cache
-def _definitions() -> tuple[Typesdict, Typesdict]:
-    image = get_types_from_msg(
-        "std_msgs/Header header\nstring format\nuint8[] data", COMPRESSED_IMAGE
-    )
-    stamp = "builtin_interfaces/Time stamp\nstring frame_id"
-    return (
-        {**image, **get_types_from_msg(f"uint32 seq\n{stamp}", "std_msgs/msg/Header")},
-        {**image, **get_types_from_msg(stamp, "std_msgs/msg/Header")},
-    )

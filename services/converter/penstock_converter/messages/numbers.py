@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from penstock.errors import DataFault
 from penstock_converter.mapping.fieldpath import FieldPath
 from penstock_converter.mapping.model import Part
+from penstock_converter.messages.joint_state import JOINT_STATE
 
 __all__ = ["NumberDecoder", "default_dtype"]
 
-JOINT_STATE = "sensor_msgs/msg/JointState"
 MAX_WIDTH = 65_536
 _PER_JOINT = ("position", "velocity", "effort")
 
@@ -30,6 +30,9 @@ class NumberDecoder:
         name: Name of the source, for messages.
         part: What to take.
         kind: Type of the messages.
+
+    Attributes:
+        reads_header: Whether the numbers are part of the header of messages.
     """
 
     def __init__(self, name: str, part: Part, kind: str) -> None:
@@ -42,6 +45,7 @@ class NumberDecoder:
                 f"not {field} of a {kind}",
                 reason="NOT_A_JOINT_STATE",
             )
+        self.reads_header = self._path.steps[0] == "header"
         self._joint_state = kind == JOINT_STATE and field in _PER_JOINT
         self._order: NDArray[np.intp] | None = None
         self._seen: list[str] | None = None

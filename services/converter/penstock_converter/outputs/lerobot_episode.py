@@ -24,8 +24,8 @@ ROWS = "rows.parquet"
 HISTOGRAMS = "histograms.npz"
 COMPRESSION = "snappy"
 _IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_SAMPLES_LEAST = 10
-"""Images of an episode that stand for all are one a second, and so many at least."""
+_SAMPLE_PERIOD_S, _SAMPLES_LEAST = 3, 10
+"""Images of an episode that stand for all come so far apart, and there are so many at least."""
 
 _SAMPLED_SIDE = 150
 """Pixels of the longer side that stand for all, about; LeRobot leaves out others, too."""
@@ -65,7 +65,8 @@ class LeRobotEpisode:
         """Learn how long the episode is."""
         self._length = frames.count
         if self._output.samples_images:
-            self._sampled_every = max(min(self._mapping.fps, frames.count // _SAMPLES_LEAST), 1)
+            period = _SAMPLE_PERIOD_S * self._mapping.fps
+            self._sampled_every = max(min(period, frames.count // _SAMPLES_LEAST), 1)
 
     def wants_pixels(self, feature: str, frame: int) -> bool:
         """Encoders want all of them, statistics those that are sampled."""

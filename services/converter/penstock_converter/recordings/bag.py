@@ -23,7 +23,9 @@ from rosbags.typesys.msg import normalize_msgtype
 from rosbags.typesys.store import Typestore
 
 from penstock.errors import DataFault, NotFound, PenstockError
-from penstock_converter.messages.compressed import is_compressed_image, read_compressed
+from penstock_converter.messages.compressed import COMPRESSED_IMAGE, read_compressed
+from penstock_converter.messages.joint_state import JOINT_STATE, JointStateReader
+from penstock_converter.messages.standard import is_standard
 from penstock_converter.recordings.definitions import Undefined, type_store
 from penstock_converter.recordings.opening import (
     STORAGE_SUFFIXES,
@@ -94,6 +96,8 @@ class _Topic:
     store: Typestore
     compressed: bool
     """Whether messages are CompressedImage as ROS defines it."""
+    joints: JointStateReader | None
+    """For messages that are JointState as ROS defines it."""
 
 
 class Bag:
@@ -177,7 +181,13 @@ class Bag:
                 f"parsed ({type(error).__name__}: {short(error)}): other topics can be used",
                 reason="UNKNOWN_TYPE",
             ) from error
-        self._topics[topic] = _Topic(kinds[0], store, is_compressed_image(kinds[0], store))
+        standard = is_standard(kinds[0], store)
+        self._topics[topic] = _Topic(
+            kinds[0],
+            store,
+            kinds[0] == COMPRESSED_IMAGE and standard,
+            JointStateReader(ros1=self._ros1) if kinds[0] == JOINT_STATE and standard else None,
+        )
         return kinds[0]
 
     def scan(self, topics: Collection[str], stamped: Collection[str] = ()) -> dict[str, Received]:
@@ -253,8 +263,13 @@ class Bag:
         times, files = index.time_ns[order], files[order]
         return find_set_back(topic, (times[files == number] for number in range(self.files)))
 
-    def decode(self, topic: str, data: bytes) -> Any:
+    def decode(self, topic: str, data: bytes, *, header: bool = True) -> Any:
         """The message object that ``data`` of ``topic`` holds; a CompressedImage has no header.
+
+        Args:
+            topic: Used before.
+            data: The message as it was recorded.
+            header: Whether the header of a JointState is wanted, which takes its time.
 
         Raises:
             DataFault: The bytes do not fit the type.
@@ -264,6 +279,10 @@ class Bag:
             found = read_compressed(data, ros1=self._ros1)
             if found is not None:
                 return found
+        if used.joints is not None and not header:
+            state = used.joints.read(data)
+            if state is not None:
+                return state
         msgtype, store = used.msgtype, used.store
         with self._reading(f"a {msgtype} of topic {topic}"):
             if self._ros1:

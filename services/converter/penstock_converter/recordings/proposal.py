@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from penstock_converter.mapping.parsing import fitting_presets
-from penstock_converter.messages.numbers import JOINT_STATE
+from penstock_converter.messages.joint_state import JOINT_STATE
 from penstock_converter.recordings.inspection import Inspection, NumberField, Topic
 
 __all__ = ["propose_mapping"]
