@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard src/pen
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "uv>=0.7"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
-	  --reinstall-package penstock -e ".[all,dev]"
+	  --compile-bytecode --reinstall-package penstock -e ".[all,dev]"
 	$(BIN)/python -c "from penstock import native; print('Native kernels:', native.describe())"
 	touch $@
 

@@ -14,12 +14,13 @@ import os
 import platform
 import sys
 
-__all__ = ["give_back_memory", "keep_message_memory"]
+__all__ = ["give_back_memory", "keep_message_memory", "share_heap"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
 """The largest that glibc takes: messages come from its heaps, not from mappings of their own."""
 _TOP_PAD_BYTES = 1 << 20
+_LARGE_BYTES = 256 << 10
 
 
 @functools.cache
@@ -40,6 +41,18 @@ def keep_message_memory(kept_bytes: int = 512 << 20, *, heaps: int = 0) -> bool:
     ]
     if heaps:
         settings.append((_M_ARENA_MAX, heaps))
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings)
+
+
+@functools.cache
+def share_heap() -> bool:
+    """Let all threads allocate from one heap, large blocks by themselves; returns whether they do.
+
+    For work whose memory matters more than its speed: heaps of threads each keep free memory, and
+    so does one in which blocks of all sizes mix.
+    """
+    mallopt = getattr(_library(), "mallopt", None)
+    settings = [(_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _LARGE_BYTES)]
     return mallopt is not None and all(mallopt(name, value) for name, value in settings)
 
 

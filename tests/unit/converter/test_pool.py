@@ -9,8 +9,8 @@ import psutil
 import pytest
 from bag_recording import START_NS, robot_messages, write_bag
 from penstock_converter.jobs.job import run_job
-from penstock_converter.jobs.pool import worker_count
 from penstock_converter.jobs.request import Job
+from penstock_converter.jobs.tasks import worker_count
 
 from penstock.errors import Cancelled
 
@@ -115,8 +115,8 @@ def test_there_are_never_more_processes_than_recordings(recordings, asked, wante
 
 
 def test_the_number_of_processes_follows_cores_and_memory(monkeypatch):
-    monkeypatch.setattr("penstock_converter.jobs.pool.usable_cores", lambda: 32)
-    monkeypatch.setattr("penstock_converter.jobs.pool.memory_limit_bytes", lambda: 64 << 30)
+    monkeypatch.setattr("penstock_converter.jobs.tasks.usable_cores", lambda: 32)
+    monkeypatch.setattr("penstock_converter.jobs.tasks.memory_limit_bytes", lambda: 64 << 30)
     assert worker_count(100, None) == 16
-    monkeypatch.setattr("penstock_converter.jobs.pool.memory_limit_bytes", lambda: 2 << 30)
+    monkeypatch.setattr("penstock_converter.jobs.tasks.memory_limit_bytes", lambda: 2 << 30)
     assert worker_count(100, None) == 4

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from penstock_converter.checks.findings import Check, Finding, State, Validation
 
-__all__ = ["show_validation"]
+__all__ = ["show_findings", "show_validation"]
 
 _COLOURS = {"passed": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 _SHOWN = 3
@@ -28,6 +28,11 @@ def show_validation(console: Console, validation: Validation) -> None:
         table.add_row(escape(check.name), _coloured(check.state), escape(_compared(check)))
     console.print(table)
     # Below the table, so that paths and values can be copied.
+    show_findings(console, validation)
+
+
+def show_findings(console: Console, validation: Validation) -> None:
+    """Print where the first faults lie, and a line about all checks."""
     for check in validation.checks:
         _show_findings(console, check.name, "failed", check.first_failures, check.failures)
         _show_findings(console, check.name, "warning", check.first_warnings, check.warnings)

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import structlog
 
+from penstock.allocator import give_back_memory
 from penstock.disk import is_disk_full
 from penstock.errors import (
     Cancelled,
@@ -31,16 +32,10 @@ from penstock_converter.jobs.outcome import (
     fingerprint,
     write_outcome,
 )
-from penstock_converter.jobs.pool import (
-    Followed,
-    Task,
-    convert_in_pool,
-    peak_rss_bytes,
-    worker_count,
-)
 from penstock_converter.jobs.request import HDF5_FOLDER, Job, Plan, plan_job
 from penstock_converter.jobs.stages import RECORDINGS, Staged, Stages, stage_key
 from penstock_converter.jobs.staging import has_leftovers, new_folder, publish, staging_folder
+from penstock_converter.jobs.tasks import Followed, Task, peak_rss_bytes, worker_count
 from penstock_converter.outputs.card import write_card
 from penstock_converter.recordings.discovery import bag_files
 
@@ -142,6 +137,8 @@ class _Run:
 
     def _join(self, folder: Path) -> Outcome:
         """Make the dataset of all that is staged, and publish it."""
+        # Messages, images and encoders are gone; joining brings tables in their place.
+        give_back_memory()
         if self._job.hdf5 is None:
             return self._publish(folder, None)
         with staging_folder(self._job.hdf5) as apart:
@@ -188,6 +185,8 @@ class _Run:
                 tasks.append(task)
         workers = worker_count(len(tasks), self._job.workers)
         if workers > 1:
+            from penstock_converter.jobs.pool import convert_in_pool  # noqa: PLC0415 - asyncio
+
             self._others_bytes = convert_in_pool(
                 stages.folder,
                 tasks,

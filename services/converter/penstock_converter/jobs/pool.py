@@ -4,51 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 from pebble import ProcessExpired, ProcessPool
 
-from penstock.cores import usable_cores
+from penstock.allocator import share_heap
 from penstock.errors import Cancelled, DataFault
 from penstock.memory import memory_limit_bytes
 from penstock_converter.jobs.stages import Stages
+from penstock_converter.jobs.tasks import Followed, Task, peak_rss_bytes
 from penstock_converter.mapping.model import Mapping
 from penstock_converter.quiet import hush_logs
 
-__all__ = ["Followed", "Task", "convert_in_pool", "peak_rss_bytes", "worker_count"]
+__all__ = ["convert_in_pool"]
 
 _LOOK_S = 0.1
-_WORKER_BYTES = 512 << 20
-"""Memory that a process gets at least, when nobody says how many there are."""
-
-_CORES_EACH = 2
-"""Cores that a process keeps busy: cameras have a thread each."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A recording that is to be staged: its number in the job, its stage, where and what it is."""
-
-    index: int
-    key: str
-    bag: Path
-    name: str
-
-
-class Followed(NamedTuple):
-    """Where the conversion of a recording stands: frames done, frames in all, images done."""
-
-    done: int
-    total: int
-    images: int
 
 
 @dataclass(frozen=True)
@@ -65,14 +41,6 @@ class _Setting:
 
 
 _setting: _Setting | None = None
-
-
-def worker_count(recordings: int, asked: int | None) -> int:
-    """How many processes convert ``recordings``: as asked for, or as cores and memory allow."""
-    most = asked
-    if most is None:
-        most = min(usable_cores() // _CORES_EACH, memory_limit_bytes() // _WORKER_BYTES)
-    return max(min(most, recordings), 1)
 
 
 def convert_in_pool(
@@ -133,17 +101,12 @@ def convert_in_pool(
     return sum(peaks.values())
 
 
-def peak_rss_bytes() -> int:
-    """Largest memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _prepare(setting: _Setting) -> None:
     """Set up a process of the pool."""
     global _setting  # noqa: PLW0603 - a process of the pool serves one conversion
     _setting = setting
     hush_logs()
+    share_heap()
     cv2.setNumThreads(1)  # cameras run side by side already
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Generator
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from penstock_converter.jobs.outcome import Outcome
+    from penstock_converter.jobs.request import Job
 
-__all__ = ["PARTLY", "run"]
+__all__ = ["PARTLY", "UNSOUND", "run"]
 
 PARTLY = 3
 """Exit status when some recordings were refused and the others converted."""
+
+UNSOUND = 5
+"""Exit status when the checks that follow a conversion found a fault in the dataset."""
 
 
 @click.command("run")
@@ -47,6 +52,13 @@ PARTLY = 3
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that was made differently.")
 @click.option("--append", is_flag=True, help="Add what a dataset of the same mapping has not yet.")
 @click.option(
+    "--definitions",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Folder or .msg file of message types that recordings do not define; may be repeated.",
+)
+@click.option("--no-validate", is_flag=True, help="Do not check the dataset after it was made.")
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     help="Recordings at a time, a process each.  [default: half the cores, as memory allows]",
@@ -59,7 +71,9 @@ def run(
     out: Path,
     hdf5: Path | None,
     workers: int | None,
+    definitions: tuple[Path, ...],
     *,
+    no_validate: bool,
     overwrite: bool,
     append: bool,
     scale: Scale,
@@ -73,7 +87,8 @@ def run(
     what was interrupted.
 
     The exit status is 0 when all recordings were converted, 3 when some were refused, 1 when
-    nothing was made, 4 when the dataset was made and not uploaded.
+    nothing was made, 4 when the dataset was made and not uploaded, 5 when the checks that follow
+    found a fault in it.
 
     \b
     Examples:
@@ -83,14 +98,20 @@ def run(
       penstock convert bags/*.mcap --mapping robot.yaml --out dataset rosbag.chunk_size=200 fps=15
       penstock convert bags/ --mapping kuavo --out dataset task="Sort the parcels."
     """
+    # Threads of its own would only take memory: nothing here is linear algebra.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from rich.console import Console
 
+    from penstock.allocator import share_heap
     from penstock_converter.jobs.job import run_job
     from penstock_converter.jobs.live import LiveReport
     from penstock_converter.jobs.request import HDF5_FOLDER, Job
     from penstock_converter.mapping.parsing import load_mapping
     from penstock_converter.quiet import hush_logs
+    from penstock_converter.recordings.definitions import load_definitions
     from penstock_converter.recordings.discovery import find_bags
+
+    share_heap()
 
     # The table below says what the log would.
     hush_logs()
@@ -103,9 +124,12 @@ def run(
     out, hdf5 = out.absolute(), hdf5.absolute() if hdf5 else None
     if hdf5 == out / HDF5_FOLDER:
         hdf5 = None
+    chosen = load_mapping(mapping, overrides)
+    if definitions:
+        chosen = chosen.with_definitions(load_definitions(definitions))
     job = Job(
         tuple(bags),
-        load_mapping(mapping, overrides),
+        chosen,
         out,
         hdf5,
         overwrite=overwrite,
@@ -122,7 +146,10 @@ def run(
     _tell(console, outcome, out)
     if not outcome.converted:
         raise SystemExit(1)
+    sound = no_validate or _check(console, job, outcome)
     upload.push(out)
+    if not sound:
+        raise SystemExit(UNSOUND)
     if outcome.refused:
         raise SystemExit(PARTLY)
 
@@ -136,6 +163,17 @@ def _cancelled_by_sigterm() -> Generator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check(console: Console, job: Job, outcome: Outcome) -> bool:
+    """Check what was made; returns whether it is sound."""
+    from penstock_converter.checks.after import check_made
+    from penstock_converter.checks.report import show_findings
+
+    found = check_made(job, outcome)
+    if found is not None:
+        show_findings(console, found)
+    return found is None or found.passed
 
 
 def _tell(console: Console, outcome: Outcome, out: Path) -> None:

@@ -296,6 +296,12 @@ class Mapping(_Model):
             part.align
         ]
 
+    def with_definitions(self, definitions: dict[str, str]) -> Self:
+        """The same with more definitions of message types; those that are there stay."""
+        known = {**definitions, **self.rosbag.definitions}
+        rosbag = self.rosbag.model_copy(update={"definitions": known})
+        return self.model_copy(update={"rosbag": rosbag})
+
     def without_speed(self) -> dict[str, Any]:
         """All that decides the output's bytes: everything but ``rosbag.chunk_size``."""
         return self.model_dump(mode="json", exclude={"rosbag": {"chunk_size"}})

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from penstock.errors import InvalidInput
@@ -111,6 +109,10 @@ def parse_mapping(text: str, overrides: Iterable[str] = (), *, source: str = "ma
 
 def _override(content: dict[Any, Any], text: str) -> None:
     """Set one value in place; the value is YAML."""
+    # Of no use to those who override nothing, and large.
+    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise InvalidInput(

@@ -116,7 +116,7 @@ class LeRobotEpisode:
         if self._parquet is None:
             path = self._folder / ROWS
             self._parquet = pq.ParquetWriter(path, table.schema, compression=COMPRESSION)
-        self._parquet.write_table(table.cast(self._parquet.schema))
+        self._parquet.write_table(table)
 
     def observation_after(self, numbers: dict[str, NDArray[np.float64]]) -> None:
         """Datasets of LeRobot have no place for an observation without action."""

@@ -16,6 +16,9 @@ from penstock_converter.outputs.shards import FILES_PER_FOLDER, Shard, link_or_c
 __all__ = ["TableShards", "write_tasks"]
 
 _MB = 1_000_000
+
+# Rows come in small blocks: a pool of Arrow's own would only keep memory beside that of Python.
+pa.set_memory_pool(pa.system_memory_pool())
 _COMPRESSION = "snappy"
 
 

@@ -7,14 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rosbags import rosbag1, rosbag2
-from rosbags.rosbag2.storage_mcap import McapReader
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
-
 from penstock.errors import DataFault
-from penstock_converter.recordings.db3 import Db3File
-from penstock_converter.recordings.mcap import McapFile
-from penstock_converter.recordings.ros1 import Ros1File
 from penstock_converter.recordings.storage import Channel, Storage, channel_of
 
 __all__ = ["STORAGE_SUFFIXES", "Opened", "open_storages", "short", "storage_files"]
@@ -74,6 +67,8 @@ def short(error: BaseException) -> str:
 
 def _open_folder(path: Path, stack: ExitStack, *, salvage: bool) -> Opened:
     """A folder with metadata, which may be compressed file by file."""
+    from rosbags import rosbag2  # noqa: PLC0415 - one kind of reader is enough for most
+
     reader = rosbag2.Reader(path)
     reader.open()
     stack.callback(_quietly, reader.close)
@@ -129,7 +124,7 @@ def _open_file(path: Path, stack: ExitStack, *, salvage: bool) -> Storage:
     ros1 = _is_ros1(path)
     reader: Any
     try:
-        reader = rosbag1.Reader(path) if ros1 else rosbag2.Reader(path)
+        reader = _reader(path)
         reader.open()
         stack.callback(_quietly, reader.close)
         return _of_reader(reader if ros1 else reader.storage, stack, salvage=salvage)
@@ -143,6 +138,17 @@ def _open_file(path: Path, stack: ExitStack, *, salvage: bool) -> Storage:
         raise
 
 
+def _reader(path: Path) -> Any:
+    # One kind of reader is enough for most, and each brings its own libraries.
+    if _is_ros1(path):
+        from rosbags import rosbag1  # noqa: PLC0415
+
+        return rosbag1.Reader(path)
+    from rosbags import rosbag2  # noqa: PLC0415
+
+    return rosbag2.Reader(path)
+
+
 def _of_reader(reader: Any, stack: ExitStack, *, salvage: bool) -> Storage:
     storage = _new(Path(reader.path), reader, stack)
     if salvage:
@@ -150,20 +156,31 @@ def _of_reader(reader: Any, stack: ExitStack, *, salvage: bool) -> Storage:
     return storage
 
 
-def _new(path: Path, reader: Any, stack: ExitStack) -> Ros1File | McapFile | Db3File:
-    kinds: dict[type, Callable[[Path, Any], Ros1File | McapFile | Db3File]] = {
-        rosbag1.Reader: Ros1File,
-        McapReader: McapFile,
-        Sqlite3Reader: Db3File,
-    }
-    if reader is not None:
-        storage = kinds[type(reader)](path, reader)
-    elif _is_ros1(path):
-        storage = Ros1File(path, None)
+def _new(path: Path, reader: Any, stack: ExitStack) -> Storage:
+    """The storage of a file; ``reader`` is what rosbags opened it with, if it could."""
+    storage: Storage
+    if _is_ros1(path):
+        from penstock_converter.recordings.ros1 import Ros1File  # noqa: PLC0415 - see _reader
+
+        storage = Ros1File(path, reader)
+    elif _is_mcap(path, reader):
+        from penstock_converter.recordings.mcap import McapFile  # noqa: PLC0415 - same
+
+        storage = McapFile(path, reader)
     else:
-        storage = (McapFile if path.suffix == ".mcap" else Db3File)(path, None)
+        from penstock_converter.recordings.db3 import Db3File  # noqa: PLC0415 - same
+
+        storage = Db3File(path, reader)
     stack.callback(storage.close)
     return storage
+
+
+def _is_mcap(path: Path, reader: Any) -> bool:
+    if reader is None:
+        return path.suffix == ".mcap"
+    from rosbags.rosbag2.storage_mcap import McapReader  # noqa: PLC0415 - same
+
+    return isinstance(reader, McapReader)
 
 
 def _is_ros1(path: Path) -> bool:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from penstock.errors import InvalidInput, Unavailable, Unsupported
 from penstock.memory import memory_limit_bytes
-from penstock_converter.jobs.pool import worker_count
 from penstock_converter.jobs.request import Job
+from penstock_converter.jobs.tasks import worker_count
 
 if TYPE_CHECKING:
     from datatrove.executor.slurm import SlurmPipelineExecutor

@@ -285,6 +285,9 @@ class Conversions:
             error = ""
             if len(refused) == len(bags):
                 state, error = "failed", f"every recording was refused: {refused[0].error}"
+            faults: list[str] = outcome["faults"]
+            if faults:
+                error = f"the dataset was made, but has faults: {'; '.join(faults)}"
             self._update(entry, state=state, error=error, progress=progress)
         elif entry.cancelled:
             self._update(entry, state="cancelled")

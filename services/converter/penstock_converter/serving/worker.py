@@ -12,10 +12,13 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
+from penstock.allocator import share_heap
 from penstock.errors import PenstockError
 from penstock.server import configure_logging
+from penstock_converter.checks.after import check_made
 from penstock_converter.jobs.job import run_job
-from penstock_converter.jobs.outcome import Progress
+from penstock_converter.jobs.outcome import Outcome, Progress
+from penstock_converter.jobs.request import Job
 from penstock_converter.serving.worker_protocol import job_from_line
 
 __all__ = ["main"]
@@ -24,6 +27,7 @@ __all__ = ["main"]
 def main() -> None:
     """Convert what standard input asks for."""
     configure_logging()
+    share_heap()
     job = job_from_line(sys.stdin.readline())
     abandoned = threading.Event()
 
@@ -37,7 +41,16 @@ def main() -> None:
     except PenstockError as error:
         _tell("error", {"message": error.message, "reason": error.reason})
         raise SystemExit(1) from error
-    _tell("outcome", asdict(outcome))
+    faults = _faults(job, outcome)
+    _tell("outcome", {**asdict(outcome), "faults": faults})
+
+
+def _faults(job: Job, outcome: Outcome) -> list[str]:
+    """What the checks find in a dataset that was just made."""
+    found = check_made(job, outcome)
+    if found is None:
+        return []
+    return [f"{check.name}: {check.first_failures[0]}" for check in found.checks if check.failures]
 
 
 def _tell_progress(progress: Progress) -> None:
