@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from bag_recording import robot_messages, write_bag
 from click.testing import CliRunner
-from penstock_converter.checks.plots import plot_vector
 from penstock_converter.checks.sheet import draw_sheet, draw_tile
 from penstock_converter.checks.validation import validate_dataset
 from penstock_converter.cli import convert
@@ -119,26 +118,28 @@ def test_distances_are_blue_near_and_red_far_and_grey_where_nothing_was_measured
     assert far[2] > far[0]
 
 
-def test_a_plot_has_a_line_for_each_element_in_the_same_colour_everywhere():
-    frames = np.arange(50)
-    values = np.stack([np.zeros(50), np.ones(50)], axis=1)
-    state = plot_vector("state", [(0, frames, values)], 10, ["a", "b"])
-    action = plot_vector("action", [(0, frames, values), (3, frames, values)], 10, None)
-    for picture in (state, action):
-        pixels = picture.reshape(-1, 3).astype(int)
-        for colour in ((180, 119, 31), (14, 127, 255)):
-            # Edges of lines are blended with the paper.
-            assert np.abs(pixels - colour).max(axis=1).min() < 70
-    assert action.shape[1] > state.shape[1]
-
-
 def test_what_cannot_be_drawn_is_told_and_the_rest_is_drawn(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    def broken(name, *_):
+        raise ValueError(f"no curve of {name}")
+
+    monkeypatch.setattr("penstock_converter.checks.drawing.plot_vector", broken)
     found = validate_dataset(dataset, pictures=tmp_path / "pictures")
     (check,) = [check for check in found.checks if check.name == "pictures"]
     assert check.state == "warning"
-    assert "matplotlib is not installed" in check.first_warnings[0].message
+    messages = [warning.message for warning in check.first_warnings]
+    assert "cannot be drawn: ValueError: no curve of action" in messages
     assert len(found.pictures) == 2
+
+
+def test_drawing_does_without_matplotlib(dataset, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; "
+        "from penstock_converter.checks.validation import validate_dataset; "
+        f"found = validate_dataset(Path({str(dataset)!r}), pictures=Path({str(tmp_path / 'p')!r}));"
+        "print(len(found.pictures), 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["6", "False"]
 
 
 def test_hdf5_files_alone_are_drawn_too(recordings, make_mapping, tmp_path):

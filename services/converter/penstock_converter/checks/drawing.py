@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.disk import full_disk_named
-from penstock_converter.checks.dataset import Dataset
+from penstock_converter.checks.curves import Series, thin_curves
+from penstock_converter.checks.dataset import Dataset, batch_rows
 from penstock_converter.checks.findings import Check
 from penstock_converter.checks.hdf5_files import episode_file, row_datasets
 from penstock_converter.checks.images import TableColumn, open_camera
+from penstock_converter.checks.plots import plot_vector
 from penstock_converter.checks.sheet import draw_sheet, draw_tile
 
 __all__ = ["draw_pictures"]
 
-_EPISODES, _FRAMES, _POINTS = 3, 3, 1000
-"""Episodes of a picture, images of each, and points of a curve."""
-
-Series = tuple[int, NDArray[np.int64], NDArray[np.float64]]
-"""An episode, frames (n,), and numbers (n, D) of them."""
+_EPISODES, _FRAMES = 3, 3
+"""Episodes of a picture, and images of each."""
 
 
 def draw_pictures(dataset: Dataset, hdf5: Path | None, folder: Path, check: Check) -> list[Path]:
@@ -45,11 +43,7 @@ def draw_pictures(dataset: Dataset, hdf5: Path | None, folder: Path, check: Chec
     sheets, plots = _of_lerobot(dataset) if dataset.episodes is not None else ({}, {})
     if not sheets and not plots and hdf5 is not None:
         sheets, plots = _of_hdf5(dataset, hdf5)
-    can_plot = importlib.util.find_spec("matplotlib") is not None
-    if plots and not can_plot:
-        check.warn("matplotlib is not installed: numbers are not plotted")
-    jobs = {**sheets, **(plots if can_plot else {})}
-    for name, draw in jobs.items():
+    for name, draw in {**sheets, **plots}.items():
         path = folder / f"{name.replace('/', '.')}.png"
         try:
             image = draw()
@@ -95,15 +89,13 @@ def _of_lerobot(dataset: Dataset) -> tuple[Jobs, Jobs]:
         column = TableColumn(dataset, name)
         try:
             return [
-                (episode, *_thin(column.blocks(episode, length := int(lengths[episode])), length))
-                for episode in episodes
+                (episode, *thin_curves(column.blocks(episode, length), length))
+                for episode, length in zip(episodes, lengths[episodes].tolist(), strict=True)
             ]
         finally:
             column.close()
 
     def plot(name: str) -> NDArray[np.uint8]:
-        from penstock_converter.checks.plots import plot_vector  # noqa: PLC0415 - it is heavy
-
         names = dataset.features[name].get("names")
         return plot_vector(name, series(name), dataset.fps, _labels(names))
 
@@ -138,15 +130,11 @@ def _of_hdf5(dataset: Dataset, folder: Path) -> tuple[Jobs, Jobs]:
         return draw_sheet(f"{key}: {mapping.task}", rows)
 
     def plot(key: str) -> NDArray[np.uint8]:
-        from penstock_converter.checks.plots import plot_vector  # noqa: PLC0415 - it is heavy
-
         found: list[Series] = []
         for episode in episodes:
             with h5py.File(episode_file(folder, episode), "r") as file:
                 stored: Any = file[key]
-                frames = np.arange(0, len(stored), _every(len(stored)))
-                values = np.asarray(stored[:: _every(len(stored))], np.float64)
-                found.append((episode, frames, values.reshape(len(frames), -1)))
+                found.append((episode, *thin_curves(_hdf5_blocks(stored), len(stored))))
         return plot_vector(key, found, fps, None)
 
     return (
@@ -155,21 +143,13 @@ def _of_hdf5(dataset: Dataset, folder: Path) -> tuple[Jobs, Jobs]:
     )
 
 
-def _thin(blocks: Any, length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Every n-th row of an episode."""
-    every = _every(length)
-    frames: list[NDArray[np.int64]] = []
-    kept: list[NDArray[np.float64]] = []
-    for start, values in blocks:
-        numbers = np.arange(start, start + len(values))
-        chosen = numbers % every == 0
-        frames.append(numbers[chosen])
-        kept.append(values[chosen].astype(np.float64))
-    return np.concatenate(frames), np.concatenate(kept)
-
-
-def _every(length: int) -> int:
-    return max(1, -(-length // _POINTS))
+def _hdf5_blocks(stored: Any) -> Generator[tuple[int, NDArray[Any]], None, None]:
+    """Numbers of an HDF5 dataset, (n, D), and the row that each block begins with."""
+    width = int(np.prod(stored.shape[1:]))
+    rows = batch_rows(width)
+    for start in range(0, len(stored), rows):
+        block = np.asarray(stored[start : start + rows])
+        yield start, block.reshape(len(block), width)
 
 
 def _spread(count: int, most: int) -> list[int]:

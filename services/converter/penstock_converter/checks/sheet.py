@@ -10,38 +10,38 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["draw_sheet", "draw_tile"]
+__all__ = ["INK", "PAPER", "TITLE_TEXT", "draw_sheet", "draw_tile", "text_width", "write_text"]
 
 _WIDTH, _HEIGHT = 320, 240
 """Pixels of a tile; images keep their proportions in it."""
 
 _TITLE, _CAPTION, _GAP = 28, 20, 8
 _SCALE_WIDTH, _SCALE_TEXT = 12, 54
-_PAPER, _EMPTY, _INK, _ALARM = (255, 255, 255), (228, 228, 228), (40, 40, 40), (40, 40, 220)
+PAPER, _EMPTY, INK, _ALARM = (255, 255, 255), (228, 228, 228), (40, 40, 40), (40, 40, 220)
 """In the order of OpenCV: blue, green, red."""
 
 _PROBLEM_LETTERS, _PROBLEM_LINES = 40, 6
 _UNKNOWN = 96
 """Grey of pixels without a distance."""
 
-_FONT, _TEXT, _TEXT_OF_TITLE = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0.5
+_FONT, _TEXT, TITLE_TEXT = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0.5
 
 Tile = NDArray[np.uint8]
 
 
 def draw_tile(pixels: NDArray[Any] | None, caption: str, problem: str) -> Tile:
     """An image, (H, W, 3) uint8 RGB or (H, W) uint16 mm, with a caption below; BGR."""
-    tile = np.full((_HEIGHT + _CAPTION, _WIDTH, 3), _PAPER, np.uint8)
+    tile = np.full((_HEIGHT + _CAPTION, _WIDTH, 3), PAPER, np.uint8)
     tile[:_HEIGHT] = _EMPTY
     if pixels is None:
         cv2.rectangle(tile, (0, 0), (_WIDTH - 1, _HEIGHT - 1), _ALARM, 2)
         for line, text in enumerate(wrap(problem, _PROBLEM_LETTERS)[:_PROBLEM_LINES]):
-            _write(tile, text, 8, _HEIGHT // 3 + 18 * line, _WIDTH - 16, _ALARM)
+            write_text(tile, text, 8, _HEIGHT // 3 + 18 * line, _WIDTH - 16, _ALARM)
     elif pixels.ndim == 2:  # noqa: PLR2004 - height and width
         _put_distances(tile, pixels)
     else:
         _put(tile[:_HEIGHT], np.ascontiguousarray(pixels[..., ::-1]), cv2.INTER_AREA)
-    _write(tile, caption, 0, _HEIGHT + _CAPTION - 6, _WIDTH, _INK)
+    write_text(tile, caption, 0, _HEIGHT + _CAPTION - 6, _WIDTH, INK)
     return tile
 
 
@@ -50,8 +50,8 @@ def draw_sheet(title: str, rows: Sequence[Sequence[Tile]]) -> Tile:
     columns = max((len(row) for row in rows), default=1)
     width = _GAP + columns * (_WIDTH + _GAP)
     step = _HEIGHT + _CAPTION + _GAP
-    sheet = np.full((_TITLE + len(rows) * step, width, 3), _PAPER, np.uint8)
-    _write(sheet, title, _GAP, _TITLE - 10, width - 2 * _GAP, _INK, _TEXT_OF_TITLE)
+    sheet = np.full((_TITLE + len(rows) * step, width, 3), PAPER, np.uint8)
+    write_text(sheet, title, _GAP, _TITLE - 10, width - 2 * _GAP, INK, TITLE_TEXT)
     for number, row in enumerate(rows):
         top = _TITLE + number * step
         for column, tile in enumerate(row):
@@ -87,12 +87,12 @@ def _put_distances(tile: Tile, distances: NDArray[Any]) -> None:
     tile[top:bottom, left : left + _SCALE_WIDTH] = np.asarray(bar, np.uint8)
     missing = 1 - len(known) / max(distances.size, 1)
     for text, base in ((f"{far:.0f}", top - 6), (f"{near:.0f} mm", bottom + 14)):
-        _write(tile, text, left - 2, base, _SCALE_TEXT - 2, _INK)
+        write_text(tile, text, left - 2, base, _SCALE_TEXT - 2, INK)
     for line, text in enumerate(("grey", f"{missing:.0%}")):
-        _write(tile, text, left + 16, _HEIGHT // 2 + 14 * line, _SCALE_TEXT - 20, _INK)
+        write_text(tile, text, left + 16, _HEIGHT // 2 + 14 * line, _SCALE_TEXT - 20, INK)
 
 
-def _write(
+def write_text(
     picture: Tile,
     text: str,
     left: int,
@@ -101,8 +101,20 @@ def _write(
     colour: tuple[int, int, int],
     size: float = _TEXT,
 ) -> None:
-    """One line; what does not fit is cut off at its end."""
-    shown = text.encode("ascii", "replace").decode()  # OpenCV's letters know no others
-    while len(shown) > 1 and cv2.getTextSize(shown, _FONT, size, 1)[0][0] > width:
+    """Write one line from ``left`` on, its letters standing on row ``base``, all in pixels.
+
+    What does not fit into ``width`` is cut off at its end.
+    """
+    shown = _plain(text)
+    while len(shown) > 1 and text_width(shown, size) > width:
         shown = shown[:-1]
     cv2.putText(picture, shown, (left, base), _FONT, size, colour, 1, cv2.LINE_AA)
+
+
+def text_width(text: str, size: float = _TEXT) -> int:
+    """Pixels that a line takes."""
+    return cv2.getTextSize(_plain(text), _FONT, size, 1)[0][0]
+
+
+def _plain(text: str) -> str:
+    return text.encode("ascii", "replace").decode()  # OpenCV's letters know no others
