@@ -1,6 +1,8 @@
 """Times that come from an index are those of the messages, in the order in which they are read."""
 
+import itertools
 import os
+import re
 import shutil
 from contextlib import suppress
 
@@ -242,6 +244,18 @@ def test_a_scan_reads_no_payload_and_a_pick_no_other(tmp_path, monkeypatch, kind
         picked = list(bag.pick({"/large": [7, 30]}))
     assert [each.number for each in picked] == [7, 30]
     assert 8_000_000 < read_bytes < 8_600_000
+
+
+def test_messages_of_two_recorders_are_read_from_one_bag(tmp_path):
+    """They lay out the headers of messages in orders of their own."""
+    path = write_ros1(tmp_path / "b.bag", MESSAGES)
+    expected = read_by_rosbags(path)
+    head = re.compile(rb"(\x09\0\0\0conn=.{4})(\x0d\0\0\0time=.{8})", re.DOTALL)
+    turns = itertools.cycle([rb"\1\2", rb"\1\2", rb"\2\1"])
+    data, count = head.subn(lambda found: found.expand(next(turns)), path.read_bytes())
+    assert count == len(MESSAGES)
+    path.write_bytes(data)
+    assert read_by_index(path) == expected
 
 
 def test_a_recording_that_changes_meanwhile_is_told_from_a_damaged_one(tmp_path):

@@ -103,7 +103,7 @@ class _Topic:
 class Bag:
     """An open recording.
 
-    Memory: 32 bytes a message of the topics that are read.
+    Memory: 17 bytes a message of the topics that are read, in most recordings.
 
     Attributes:
         path: What was opened.
@@ -332,7 +332,9 @@ class Bag:
                 if self._streams[stream][1].topic == topic
             ]
             joined = TopicIndex.joined(parts)
-            self._indexes[topic] = joined.at(joined.order(self._owners))
+            # Those of one channel are in order.
+            several = len(parts) > 1
+            self._indexes[topic] = joined.at(joined.order(self._owners)) if several else joined
 
     def _read(
         self, wanted: MappingOf[str, NDArray[np.int64]], limit_bytes: int | None = None
@@ -343,15 +345,17 @@ class Bag:
             return
         joined = TopicIndex.joined([self._indexes[topic].at(wanted[topic]) for topic in topics])
         order = joined.order(self._owners)
-        owners = np.repeat(np.arange(len(topics)), [len(wanted[topic]) for topic in topics])
+        owner = np.arange(len(topics), dtype=np.min_scalar_type(len(topics)))
+        owners = np.repeat(owner, [len(wanted[topic]) for topic in topics])
         numbers = np.concatenate([wanted[topic] for topic in topics])
         with self._reading("its messages"):
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]
-                columns = (*joined.columns, owners, numbers)
-                rows = (column[batch].tolist() for column in columns)
-                for time_ns, stream, block, offset, owner, number in zip(*rows, strict=True):
-                    data = self._payload(stream, Place(time_ns, block, offset), limit_bytes)
+                named = (owners[batch].tolist(), numbers[batch].tolist())
+                for (stream, place), owner, number in zip(
+                    joined.places(batch), *named, strict=True
+                ):
+                    data = self._payload(stream, place, limit_bytes)
                     yield NumberedMessage(topics[owner], number, data)
 
     def _payload(self, stream: int, place: Place, limit_bytes: int | None = None) -> bytes:
@@ -373,8 +377,7 @@ class Bag:
         if self._ros1 or not len(index.time_ns):
             return index.size_bytes
         with self._reading("its messages"):
-            time_ns, stream, block, offset = (int(column[0]) for column in index.columns)
-            place = Place(time_ns, block, offset)
+            ((stream, place),) = index.places(np.array([0]))
             owner, channel = self._streams[stream]
             if not self._storages[owner].read(channel.number, place, 4).startswith(_ZSTD_MAGIC):
                 return index.size_bytes

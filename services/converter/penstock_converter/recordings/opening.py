@@ -141,9 +141,9 @@ def _open_file(path: Path, stack: ExitStack, *, salvage: bool) -> Storage:
 def _reader(path: Path) -> Any:
     # One kind of reader is enough for most, and each brings its own libraries.
     if _is_ros1(path):
-        from rosbags import rosbag1  # noqa: PLC0415
+        from penstock_converter.recordings.ros1_index import Ros1Index  # noqa: PLC0415
 
-        return rosbag1.Reader(path)
+        return Ros1Index(path)
     from rosbags import rosbag2  # noqa: PLC0415
 
     return rosbag2.Reader(path)

@@ -1,6 +1,6 @@
 """What the formats have in common: an index of messages, and messages read through it.
 
-An index has 24 bytes a message and holds no payload, so memory never follows the recording.
+An index has 16 bytes a message and holds no payload, so memory never follows the recording.
 Chunks are decompressed one at a time, and those of a small cache are kept.
 """
 
@@ -24,6 +24,9 @@ __all__ = ["Channel", "ChunkedFile", "Entries", "EntryList", "Place", "Storage",
 
 _CACHE_BYTES = 64_000_000
 """Of decompressed chunks; recorders with several threads write chunks that overlap in time."""
+
+_VIEWS = 16
+"""Chunks that stay in the file and are kept open; each has read a little ahead."""
 
 
 class Channel(NamedTuple):
@@ -55,14 +58,16 @@ class Entries(NamedTuple):
 
     Attributes:
         time_ns: (M,) int64, of receipt.
-        block: (M,) int64, place of the chunk in the file; 0 where there is none.
-        offset: (M,) int64, in the block.
+        block: (M,) int32, number of the block in ``blocks``.
+        offset: (M,) uint32 or int64, in the block.
+        blocks: (B,) int64, sorted: place of each chunk in the file; 0 where there is none.
         size_bytes: Of all together; estimated where the index does not say.
     """
 
     time_ns: NDArray[np.int64]
-    block: NDArray[np.int64]
-    offset: NDArray[np.int64]
+    block: NDArray[np.int32]
+    offset: NDArray[np.integer]
+    blocks: NDArray[np.int64]
     size_bytes: int
 
     @classmethod
@@ -70,12 +75,17 @@ class Entries(NamedTuple):
         cls,
         time_ns: NDArray[np.int64],
         block: NDArray[np.int64],
-        offset: NDArray[np.int64],
+        offset: NDArray[np.integer],
         size_bytes: int,
     ) -> Entries:
-        """Entries from columns in any order."""
-        order = np.lexsort((offset, block, time_ns))
-        return cls(time_ns[order], block[order], offset[order], size_bytes)
+        """Entries from columns in any order; ``block`` is the place of each block."""
+        if not (time_ns[1:] > time_ns[:-1]).all():
+            order = np.lexsort((offset, block, time_ns))
+            time_ns, block, offset = time_ns[order], block[order], offset[order]
+        blocks, numbers = np.unique(block, return_inverse=True)
+        narrow = not len(offset) or (offset.min() >= 0 and offset.max() >> 32 == 0)
+        offset = offset.astype(np.uint32 if narrow else np.int64)
+        return cls(time_ns, numbers.astype(np.int32), offset, blocks, size_bytes)
 
 
 class EntryList:
@@ -153,6 +163,7 @@ class ChunkedFile(Storage):
         self.size_bytes = os.fstat(self._descriptor).st_size
         self.view = FileView(self._descriptor, 0, self.size_bytes)
         self._chunks: OrderedDict[int, View] = OrderedDict()
+        self._cost = 0
 
     @abstractmethod
     def open_chunk(self, at: int) -> View:
@@ -169,22 +180,28 @@ class ChunkedFile(Storage):
         found = self._chunks.get(at)
         if found is None:
             found = self._chunks[at] = self.open_chunk(at)
-            kept = [chunk for chunk in self._chunks.values() if isinstance(chunk, MemoryView)]
-            held = sum(chunk.size_bytes for chunk in kept)
-            while held > _CACHE_BYTES and len(self._chunks) > 1:
+            self._cost += _cost(found)
+            while self._cost > _CACHE_BYTES and len(self._chunks) > 1:
                 _, gone = self._chunks.popitem(last=False)
-                held -= gone.size_bytes if isinstance(gone, MemoryView) else 0
+                self._cost -= _cost(gone)
         self._chunks.move_to_end(at)
         return found
 
     def forget(self) -> None:
         """See ``Storage``."""
         self._chunks.clear()
+        self._cost = 0
 
     def close(self) -> None:
         """See ``Storage``."""
         self._chunks.clear()
+        self._cost = 0
         os.close(self._descriptor)
+
+
+def _cost(chunk: View) -> int:
+    """Share of the cache that a chunk takes, in bytes."""
+    return chunk.size_bytes if isinstance(chunk, MemoryView) else _CACHE_BYTES // _VIEWS
 
 
 def channel_of(connection: Connection) -> Channel:

@@ -2,59 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_converter.recordings.storage import Entries
+from penstock_converter.recordings.storage import Entries, Place
 
 __all__ = ["TopicIndex"]
 
 
 class TopicIndex(NamedTuple):
-    """Messages of one topic or several.
+    """Messages of one topic or several: 17 bytes each, in most recordings.
 
     Attributes:
         time_ns: (M,) int64, of receipt.
-        stream: (M,) int64, number of the channel among those of all files.
-        block: (M,) int64, see ``Entries``.
-        offset: (M,) int64, see ``Entries``.
+        stream: (M,) unsigned, number of the channel among those of all files.
+        block: (M,) int32, see ``Entries``.
+        offset: (M,) uint32 or int64, see ``Entries``.
+        blocks: (B,) int64, see ``Entries``; blocks of several files may have one place.
         size_bytes: Of all together, about.
     """
 
     time_ns: NDArray[np.int64]
-    stream: NDArray[np.int64]
-    block: NDArray[np.int64]
-    offset: NDArray[np.int64]
+    stream: NDArray[np.unsignedinteger]
+    block: NDArray[np.int32]
+    offset: NDArray[np.integer]
+    blocks: NDArray[np.int64]
     size_bytes: int
 
     @classmethod
     def of(cls, stream: int, entries: Entries) -> TopicIndex:
         """Messages of one channel."""
-        time_ns, block, offset, size_bytes = entries
-        return cls(time_ns, np.full(len(time_ns), stream, np.int64), block, offset, size_bytes)
+        streams = np.full(len(entries.time_ns), stream, np.min_scalar_type(stream))
+        return cls(entries.time_ns, streams, *entries[1:])
 
     @classmethod
     def joined(cls, parts: Sequence[TopicIndex]) -> TopicIndex:
         """Messages of all parts, one part after the other."""
-        empty = np.zeros(0, np.int64)
-        time_ns, stream, block, offset = (
-            np.concatenate([empty, *(part.columns[column] for part in parts)])
-            for column in range(4)
+        if not parts:
+            empty = np.zeros(0, np.int64)
+            return cls.of(0, Entries.ordered(empty, empty, empty, size_bytes=0))
+        if len(parts) == 1:
+            return parts[0]
+        blocks = np.unique(np.concatenate([part.blocks for part in parts]))
+        places = [np.searchsorted(blocks, part.blocks).astype(np.int32) for part in parts]
+        return cls(
+            np.concatenate([part.time_ns for part in parts]),
+            np.concatenate([part.stream for part in parts]),
+            np.concatenate([at[part.block] for at, part in zip(places, parts, strict=True)]),
+            np.concatenate([part.offset for part in parts]),
+            blocks,
+            sum(part.size_bytes for part in parts),
         )
-        return cls(time_ns, stream, block, offset, sum(part.size_bytes for part in parts))
-
-    @property
-    def columns(self) -> tuple[NDArray[np.int64], ...]:
-        """Time, stream, block and offset, (M,) each."""
-        return self.time_ns, self.stream, self.block, self.offset
 
     def at(self, which: NDArray[np.integer]) -> TopicIndex:
-        """Some of the messages."""
-        time_ns, stream, block, offset = (column[which] for column in self.columns)
-        return TopicIndex(time_ns, stream, block, offset, self.size_bytes)
+        """Some of the messages, and the blocks that they are in."""
+        used, block = np.unique(self.block[which], return_inverse=True)
+        return TopicIndex(
+            self.time_ns[which],
+            self.stream[which],
+            block.astype(np.int32),
+            self.offset[which],
+            self.blocks[used],
+            self.size_bytes,
+        )
+
+    def places(self, which: NDArray[np.integer]) -> Iterator[tuple[int, Place]]:
+        """Stream and place of some of the messages."""
+        columns = (self.time_ns[which], self.blocks[self.block[which]], self.offset[which])
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return zip(self.stream[which].tolist(), map(Place._make, rows), strict=True)
 
     def order(self, files: NDArray[np.int64]) -> NDArray[np.intp]:
         """The order in which messages are read: by file, then time of receipt, then place.
