@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.errors import DataFault
 from penstock.memory import memory_limit_bytes
 from penstock_converter.checks.comparison import bound_told, psnr_bound_db
 from penstock_converter.checks.dataset import Dataset
@@ -21,6 +22,7 @@ from penstock_converter.checks.targets import Hdf5Target, LeRobotTarget, Target
 from penstock_converter.frames.choice import Frames, choose_frames, is_image
 from penstock_converter.frames.stream import FrameMessages, stream_frames
 from penstock_converter.frames.timeline import Timeline, read_timeline
+from penstock_converter.jobs.camera import BROKEN
 from penstock_converter.jobs.outcome import BagOutcome
 from penstock_converter.mapping.model import Mapping
 from penstock_converter.messages.numbers import NumberDecoder
@@ -173,8 +175,14 @@ class _Recording:
                 with self.images.guard(file=str(self.path), episode=episode, feature=name):
                     message = bag.decode(mapping.sources[keys[0]].topic, data)
                     depth = feature.dtype == "depth"
-                    for target in self.targets:
-                        target.check_image(name, episode, frame, message, depth=depth)
+                    try:
+                        for target in self.targets:
+                            target.check_image(name, episode, frame, message, depth=depth)
+                    except DataFault as error:
+                        if mapping.rosbag.broken != "hold" or error.reason not in BROKEN:
+                            raise
+                        # The frame has the image before, as the mapping asks.
+                        self.images.count("images held")
 
     def _rows(self, episode: int) -> int | None:
         if self.dataset.episodes is None:

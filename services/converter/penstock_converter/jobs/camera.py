@@ -14,9 +14,9 @@ from penstock_converter.messages.images import EncodedImage, decode_image, image
 from penstock_converter.messages.schema import FeatureSchema, Schema, dtype_of
 from penstock_converter.outputs.sink import EpisodeSink, Image
 
-__all__ = ["Camera", "CameraLane", "Item", "located"]
+__all__ = ["BROKEN", "Camera", "CameraLane", "Item", "located"]
 
-_BROKEN = ("IMAGE_BROKEN", "IMAGE_FORMAT", "IMAGE_SIZE")
+BROKEN = ("IMAGEBROKEN", "IMAGE_FORMAT", "IMAGE_SIZE")
 """Reasons of images that are damaged or cut off, which ``rosbag.broken: hold`` replaces."""
 
 
@@ -93,7 +93,7 @@ class Camera:
             read = self._read(item, wanted=wanted)
         except DataFault as error:
             holds = self._mapping.rosbag.broken == "hold"
-            if not holds or self._good is None or error.reason not in _BROKEN:
+            if not holds or self._good is None or error.reason not in BROKEN:
                 raise
             if not self._held:
                 self._first_held = f"message {item.number} of topic {self.topic}: {error.message}"
