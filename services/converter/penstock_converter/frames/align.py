@@ -18,27 +18,34 @@ class Track:
     """What one feature takes from its topic, frame by frame.
 
     Attributes:
-        first: (F,) int64 number of the message, in the bag's order; -1 where none fits.
-        second: (F,) int64 number of the message to blend with; -1 where there is none.
+        first: (F,) int32 number of the message, in the bag's order; -1 where none fits.
+        second: (F,) int32 number of the message to blend with; -1 where there is none.
         weight: (F,) float64 share of ``second``, in [0, 1].
-        distance_s: (F,) float64 seconds to the farthest message used, inf where none exists.
+        distance_s: (F,) float32 seconds to the farthest message used, inf where none exists.
+
+    Without interpolation, ``second`` and ``weight`` are one value, repeated without memory.
     """
 
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
     weight: NDArray[np.float64]
-    distance_s: NDArray[np.float64]
+    distance_s: NDArray[np.float32]
 
     @property
     def matched(self) -> NDArray[np.bool_]:
         """(F,) bool, which frames have what they need."""
         return self.first >= 0
 
-    def at(self, frames: NDArray[np.int64]) -> Track:
-        """The track of some of the frames."""
-        return Track(
-            self.first[frames], self.second[frames], self.weight[frames], self.distance_s[frames]
-        )
+    def at(self, frames: NDArray[np.integer] | slice) -> Track:
+        """The track of some of the frames; of a slice, it is a view."""
+        first = self.first[frames]
+        second, weight = self.second, self.weight
+        if second.strides == (0,):
+            second = np.broadcast_to(second[:1], first.shape)
+            weight = np.broadcast_to(weight[:1], first.shape)
+        else:
+            second, weight = second[frames], weight[frames]
+        return Track(first, second, weight, self.distance_s[frames])
 
 
 def align(
@@ -56,34 +63,40 @@ def align(
             moment), ``interpolate`` (the two around it; one alone where it fits exactly).
         tolerance_s: A message farther from the moment than this does not fit.
     """
-    order = np.argsort(times_ns, kind="stable")
-    times = times_ns[order]
+    times, order = times_ns, None
+    if (times[1:] < times[:-1]).any():
+        order = np.argsort(times_ns, kind="stable")
+        times = times_ns[order]
     last = len(times) - 1
     # The last message not after the moment, and the first one not before it.
     before = np.searchsorted(times, moments_ns, side="right") - 1
     after = np.searchsorted(times, moments_ns, side="left")
     age = _seconds(moments_ns, times, before, exists=before >= 0)
     wait = -_seconds(moments_ns, times, after, exists=after <= last)
-    second = np.full(len(moments_ns), -1, np.int64)
-    weight = np.zeros(len(moments_ns))
+    second = np.broadcast_to(np.int32(-1), moments_ns.shape)
+    weight = np.broadcast_to(np.float64(0), moments_ns.shape)
     if how == "hold":
         first, distance = before, age
     elif how == "nearest":
         later = wait < age
         first, distance = np.where(later, after, before), np.minimum(age, wait)
     else:
-        exact = age == 0
-        first, distance = before, np.where(exact, 0.0, np.maximum(age, wait))
-        blended = np.isfinite(distance) & ~exact
-        second[blended] = order[after[blended]]
-        weight[blended] = age[blended] / (age[blended] + wait[blended])
+        first, distance = before, np.where(age == 0, 0.0, np.maximum(age, wait))
     fits = distance <= tolerance_s + 1e-9
     if not np.isfinite(tolerance_s):
         fits &= np.isfinite(distance)
-    chosen = np.where(fits, order[np.clip(first, 0, last)], -1)
-    return Track(
-        chosen.astype(np.int64), np.where(fits, second, -1), np.where(fits, weight, 0.0), distance
-    )
+    if how == "interpolate":
+        blended = fits & (age != 0)
+        second, weight = second.copy(), weight.copy()
+        second[blended] = _numbers(after[blended], order)
+        weight[blended] = age[blended] / (age[blended] + wait[blended])
+    chosen = np.where(fits, _numbers(np.clip(first, 0, last), order), np.int32(-1))
+    return Track(chosen, second, weight, distance.astype(np.float32))
+
+
+def _numbers(at: NDArray[np.intp], order: NDArray[np.intp] | None) -> NDArray[np.int32]:
+    """Numbers of messages by their places in ``order``."""
+    return (at if order is None else order[at]).astype(np.int32)
 
 
 def _seconds(

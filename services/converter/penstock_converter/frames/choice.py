@@ -243,15 +243,16 @@ def _episode(
     if last not in pauses:
         extra = _observation_after(last, observed, tracks, len(moments_ns))
     chosen = np.append(rows, extra) if extra is not None else rows
+    first, stop = int(chosen[0]), int(chosen[-1]) + 1
+    # Frames that follow each other are not copied.
+    taken = slice(first, stop) if stop - first == len(chosen) else chosen
     # A gap right after the last row is no cut: the extra frame follows it directly.
     cut_after = np.append((np.diff(rows) > 1) | np.isin(rows[:-1], pauses), False)
     return Frames(
         count=len(rows),
-        times_ns=moments_ns[chosen],
+        times_ns=moments_ns[taken],
         tracks={
-            source: track.at(chosen)
-            if source in observed
-            else _without(track.at(chosen), len(rows))
+            source: track.at(taken) if source in observed else _without(track.at(taken), len(rows))
             for source, track in tracks.items()
         },
         cut_after=cut_after,
@@ -281,6 +282,8 @@ def _observation_after(
 
 def _without(track: Track, count: int) -> Track:
     """Take what is no observation from the frame after the last row."""
+    if len(track.first) == count:
+        return track
     first, second = track.first.copy(), track.second.copy()
     first[count:] = second[count:] = -1
     return Track(first, second, track.weight, track.distance_s)

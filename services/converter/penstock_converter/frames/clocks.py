@@ -96,6 +96,8 @@ def clocks_apart(timeline: Timeline, mapping: Mapping, main: str) -> tuple[str, 
     """
 
     def ahead_s(source: str) -> float:
+        if mapping.clock(source) == "receive":
+            return 0.0
         times = timeline.topics[mapping.sources[source].topic]
         return float(np.median(times.by(mapping.clock(source)) - times.receive_ns)) * 1e-9
 

@@ -7,7 +7,7 @@ at most ``chunk_size`` frames are in flight, and no value of it changes what com
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -51,20 +51,15 @@ def stream_frames(
         DataFault: The recording is damaged, or changed since the first pass.
     """
     size = frames_in_flight(timeline, frames, mapping, memory_bytes)
-    needs = _Needs(frames, mapping)
     held: dict[_Key, bytes] = {}
+    following = _Window(frames, mapping, 0, size)
     for start in range(0, frames.observations, size):
-        stop = min(start + size, frames.observations)
-        window = needs.window(start, stop)
-        uses = Counter(key for frame in window for key in frame)
-        # What the window before has read already, e.g. a command that holds for long.
-        missing = set(uses) - held.keys()
-        for key in held.keys() - uses.keys():
-            del held[key]
-        following = {key for frame in needs.window(stop, stop + size) for key in frame}
-        arriving = _arrivals(bag, missing)
-        for offset, keys in enumerate(window):
-            while waiting := keys & missing:
+        window, following = following, _Window(frames, mapping, start + size, start + 2 * size)
+        # What the window before has read already, e.g. a command that holds for long, is held.
+        arriving = _arrivals(bag, window.last_use.keys() - held.keys())
+        for frame, needs in enumerate(window.needs, start):
+            keys = [key for found in needs.values() for key in found]
+            while waiting := [key for key in keys if key not in held]:
                 key, data = next(arriving, (None, b""))
                 if key is None:
                     topic, number = min(waiting)
@@ -74,12 +69,13 @@ def stream_frames(
                         reason="BAG_CHANGED",
                     )
                 held[key] = data
-                missing.discard(key)
-            yield needs.frame(start + offset, held)
+            messages = {
+                name: tuple((key[1], held[key]) for key in found) for name, found in needs.items()
+            }
+            yield FrameMessages(frame, messages)
             for key in keys:
-                uses[key] -= 1
-                if not uses[key] and key not in following:
-                    del held[key]
+                if window.last_use[key] == frame and key not in following.last_use:
+                    held.pop(key, None)
         arriving.close()
 
 
@@ -107,33 +103,30 @@ def frames_in_flight(
     return min(max(fitting, 1), _MANY_FRAMES)
 
 
-class _Needs:
-    """Which messages each frame needs."""
+class _Window:
+    """Which messages the frames ``[start, stop)`` need.
 
-    def __init__(self, frames: Frames, mapping: Mapping) -> None:
-        self._frames = frames
-        self._topics = {source: part.topic for source, part in mapping.sources.items()}
+    Attributes:
+        needs: Keys by source, for each frame.
+        last_use: Last frame that needs a message.
+    """
 
-    def window(self, start: int, stop: int) -> list[set[_Key]]:
-        """Keys of each frame in ``[start, stop)``."""
-        stop = min(stop, self._frames.observations)
-        needed: list[set[_Key]] = [set() for _ in range(max(stop - start, 0))]
-        for name, track in self._frames.tracks.items():
-            topic = self._topics[name]
-            for numbers in (track.first[start:stop], track.second[start:stop]):
-                for keys, number in zip(needed, numbers.tolist(), strict=True):
-                    if number >= 0:
-                        keys.add((topic, number))
-        return needed
-
-    def frame(self, frame: int, held: dict[_Key, bytes]) -> FrameMessages:
-        """One frame from the messages held."""
-        messages: dict[str, tuple[tuple[int, bytes], ...]] = {}
-        for name, track in self._frames.tracks.items():
-            topic = self._topics[name]
-            numbers = (int(track.first[frame]), int(track.second[frame]))
-            messages[name] = tuple((n, held[topic, n]) for n in numbers if n >= 0)
-        return FrameMessages(frame, messages)
+    def __init__(self, frames: Frames, mapping: Mapping, start: int, stop: int) -> None:
+        taken = slice(start, min(stop, frames.observations))
+        columns: list[list[tuple[_Key, ...]]] = []
+        for name, track in frames.tracks.items():
+            topic, some = mapping.sources[name].topic, track.at(taken)
+            pairs = zip(some.first.tolist(), some.second.tolist(), strict=True)
+            columns.append([tuple((topic, n) for n in pair if n >= 0) for pair in pairs])
+        self.needs = [
+            dict(zip(frames.tracks, found, strict=True)) for found in zip(*columns, strict=True)
+        ]
+        self.last_use = {
+            key: frame
+            for frame, needs in enumerate(self.needs, start)
+            for found in needs.values()
+            for key in found
+        }
 
 
 def _arrivals(bag: Bag, wanted: set[_Key]) -> Generator[tuple[_Key, bytes], None, None]:

@@ -7,7 +7,7 @@ bytes of that topic's messages are read.
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,12 @@ class Timeline:
     topics: MappingOf[str, TopicTimes]
     kinds: MappingOf[str, str]
     set_back: SetBack | None = None
+
+    def without_stamps(self) -> Timeline:
+        """The same once frames are chosen: only the times of the index, which are there anyway."""
+        none = np.zeros(0, np.int64)
+        topics = {name: replace(times, header_ns=none) for name, times in self.topics.items()}
+        return replace(self, topics=topics)
 
 
 def read_timeline(bag: Bag, mapping: Mapping) -> Timeline:

@@ -74,6 +74,7 @@ def convert_recording(
         timeline = read_timeline(bag, mapping)
         check_features(bag, mapping, timeline)
         choice = choose_frames(timeline, mapping, str(bag.path))
+        timeline = timeline.without_stamps()
         cameras, vectors = _sources(bag, mapping, timeline, schema)
         done = 0
 

@@ -68,7 +68,7 @@ class Ros1File(ChunkedFile):
         self._walked: dict[int, EntryList] | None = None
         self._head: MessageHead | None = None
         if reader is not None:
-            self._landmarks = np.array([info.pos for info in reader.chunk_infos], np.int64)
+            self._landmarks = reader.chunks_at
             self.channels = tuple(channel_of(each) for each in reader.connections)
             self._columns = reader.take_columns()
             self.expected = sum(map(len, self._columns.values()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rosbags import rosbag1
-from rosbags.rosbag1.reader import Chunk, IndexData
+from rosbags.rosbag1.reader import Chunk, ChunkInfo, IndexData
 
 from penstock_converter.recordings.ros1_records import INDEX, number_of, read_record
 from penstock_converter.recordings.storage import Entries
@@ -22,6 +22,8 @@ __all__ = ["Column", "Ros1Index"]
 _ENTRY_BYTES = 12
 _MESSAGE_RECORD_BYTES = 46
 """Of a message's record, what is not its payload; newer recorders write no other fields."""
+
+_ANY_CHUNK = Chunk(0, 0, bytes)
 
 _CHUNKS = 256
 """Sizes of messages are found for so many chunks at a time."""
@@ -37,7 +39,13 @@ class Ros1Index(rosbag1.Reader):
         super().__init__(path)
         self._view: FileView | None = None
         self._found: dict[int, Column] = {}
-        self._chunk_bytes = array("q")
+        self._chunks_at, self._chunk_bytes = array("Q"), array("q")
+        self._any_counts: dict[int, dict[int, int]] = {}
+
+    @property
+    def chunks_at(self) -> NDArray[np.int64]:
+        """Places of the chunks in the file, (C,)."""
+        return np.array(self._chunks_at, np.int64)
 
     def read_chunk(self) -> Chunk:
         """See the library."""
@@ -45,9 +53,20 @@ class Ros1Index(rosbag1.Reader):
         if self._view is None:
             size = os.fstat(self.bio.fileno()).st_size
             self._view = FileView(self.bio.fileno(), 0, size)
-        record = read_record(self._view, self.bio.tell(), whole=False)
+        at = self.bio.tell()
+        super().read_chunk()
+        record = read_record(self._view, at, whole=False)
         self._chunk_bytes.append(number_of(record.fields, "size", "<I"))
-        return super().read_chunk()
+        # The library wants something to keep for each chunk; that may be the same for all.
+        return _ANY_CHUNK
+
+    def read_chunk_info(self) -> ChunkInfo:
+        """See the library; of the connections in a chunk it keeps how many there are."""
+        info = super().read_chunk_info()
+        self._chunks_at.append(info.pos)
+        count = len(info.connection_counts)
+        counts = self._any_counts.setdefault(count, dict.fromkeys(range(count), 0))
+        return ChunkInfo(info.pos, 0, 0, counts)
 
     def read_index_data(self, pos: int, indexes: dict[int, list[IndexData]]) -> None:
         """See the library.
@@ -73,6 +92,8 @@ class Ros1Index(rosbag1.Reader):
         """What was found of each connection; asked for once."""
         columns = {each.id: self._found.pop(each.id, Column()) for each in self.connections}
         self._found.clear()
+        self.chunk_infos.clear()
+        self.chunks.clear()
         ends = np.array(self._chunk_bytes, np.int64)
         for first in range(0, len(ends), _CHUNKS):
             _add_sizes(list(columns.values()), first, ends)
