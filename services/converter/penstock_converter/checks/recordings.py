@@ -162,7 +162,7 @@ class _Recording:
         stream = stream_frames(bag, timeline, some, mapping, memory_limit_bytes())
         for messages in stream:
             frame = chosen[messages.frame]
-            for name, feature in mapping.features.items():
+            for name in mapping.features:
                 keys = mapping.keys(name)
                 if not all(messages.messages[key] for key in keys):
                     continue
@@ -174,15 +174,18 @@ class _Recording:
                 _, data = messages.messages[keys[0]][0]
                 with self.images.guard(file=str(self.path), episode=episode, feature=name):
                     message = bag.decode(mapping.sources[keys[0]].topic, data)
-                    depth = feature.dtype == "depth"
-                    try:
-                        for target in self.targets:
-                            target.check_image(name, episode, frame, message, depth=depth)
-                    except DataFault as error:
-                        if mapping.rosbag.broken != "hold" or error.reason not in BROKEN:
-                            raise
-                        # The frame has the image before, as the mapping asks.
-                        self.images.count("images held")
+                    self._check_image(name, episode, frame, message)
+
+    def _check_image(self, name: str, episode: int, frame: int, message: Any) -> None:
+        try:
+            for target in self.targets:
+                depth = self.mapping.features[name].dtype == "depth"
+                target.check_image(name, episode, frame, message, depth=depth)
+        except DataFault as error:
+            if self.mapping.rosbag.broken != "hold" or error.reason not in BROKEN:
+                raise
+            # The frame has the image before, as the mapping asks.
+            self.images.count("images held")
 
     def _rows(self, episode: int) -> int | None:
         if self.dataset.episodes is None:

@@ -16,7 +16,7 @@ from penstock_converter.outputs.sink import EpisodeSink, Image
 
 __all__ = ["BROKEN", "Camera", "CameraLane", "Item", "located"]
 
-BROKEN = ("IMAGEBROKEN", "IMAGE_FORMAT", "IMAGE_SIZE")
+BROKEN = ("IMAGE_BROKEN", "IMAGE_FORMAT", "IMAGE_SIZE")
 """Reasons of images that are damaged or cut off, which ``rosbag.broken: hold`` replaces."""
 
 
