@@ -194,7 +194,9 @@ def test_unsorted_messages_without_an_index_are_read_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("bag_format", BAG_FORMATS)
-def test_header_stamps_come_with_the_scan(tmp_path, bag_format):
+@pytest.mark.parametrize("stretch", [3, 100_000])
+def test_header_stamps_come_with_the_scan(tmp_path, monkeypatch, bag_format, stretch):
+    monkeypatch.setattr("penstock_converter.recordings.bag._STRETCH", stretch)
     path = write_bag(tmp_path / "b.bag", MESSAGES, bag_format)
     with open_bag(path) as bag:
         topics = ["/joint_states", "/cam_left/compressed", "/reward"]

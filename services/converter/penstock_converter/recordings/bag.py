@@ -12,6 +12,7 @@ from collections.abc import Collection, Generator, Sequence
 from collections.abc import Mapping as MappingOf
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -56,6 +57,9 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _HEADER_BYTES = 16
 _BATCH = 4096
 """Messages whose places are unpacked together."""
+
+_STRETCH = 16384
+"""Messages of the densest topic whose headers are read together."""
 
 _UNDEFINED = MessageDefinition(MessageDefinitionFormat.NONE, "")
 
@@ -203,13 +207,11 @@ class Bag:
         """
         self._find(topics)
         stamps = {topic: np.zeros(0, np.int64) for topic in topics}
-        wanted: dict[str, NDArray[np.int64]] = {}
         for topic in stamped:
-            count = len(self._indexes[topic].time_ns)
-            stamps[topic] = np.zeros(count, np.int64)
-            wanted[topic] = np.arange(count)
-        for topic, number, data in self._read(wanted, _HEADER_BYTES):
-            stamps[topic][number] = self.header_ns(topic, data)
+            stamps[topic] = np.zeros(len(self._indexes[topic].time_ns), np.int64)
+        for wanted in self._stretches(stamped):
+            for topic, number, data in self._read(wanted, _HEADER_BYTES):
+                stamps[topic][number] = self.header_ns(topic, data)
         return {
             topic: Received(self._indexes[topic].time_ns, stamps[topic], self._size_bytes(topic))
             for topic in topics
@@ -335,6 +337,18 @@ class Bag:
             # Those of one channel are in order.
             several = len(parts) > 1
             self._indexes[topic] = joined.at(joined.order(self._owners)) if several else joined
+
+    def _stretches(self, topics: Collection[str]) -> Generator[dict[str, NDArray[np.int64]]]:
+        """Numbers of all messages, by stretches of time: to sort all at once takes memory."""
+        times = {topic: self._indexes[topic].time_ns for topic in topics}
+        densest = max(times.values(), key=len, default=np.zeros(0, np.int64))
+        edges = np.sort(densest)[_STRETCH::_STRETCH].tolist()
+        limits = np.iinfo(np.int64)
+        for begin, end in pairwise([int(limits.min), *edges, int(limits.max) + 1]):
+            yield {
+                topic: np.flatnonzero((time_ns >= begin) & (time_ns <= end - 1))
+                for topic, time_ns in times.items()
+            }
 
     def _read(
         self, wanted: MappingOf[str, NDArray[np.int64]], limit_bytes: int | None = None
