@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.errors import DataFault
-from penstock_converter.jobs.lanes import Lane
+from penstock_converter.jobs.lanes import DirectLane, Lane
 from penstock_converter.mapping.model import Mapping
+from penstock_converter.messages.compressed import COMPRESSED_IMAGE
 from penstock_converter.messages.depth import FarPixels, decode_depth, depth_file
 from penstock_converter.messages.images import EncodedImage, decode_image, image_source
 from penstock_converter.messages.schema import FeatureSchema, Schema, dtype_of
@@ -28,7 +29,7 @@ class Item(NamedTuple):
     message: Any
 
 
-CameraLane = Lane[Item, EncodedImage | None]
+CameraLane = Lane[Item, EncodedImage | None] | DirectLane[Item, EncodedImage | None]
 
 
 class Camera:
@@ -45,6 +46,7 @@ class Camera:
     def __init__(self, bag: Path, name: str, mapping: Mapping, kind: str, schema: Schema) -> None:
         self._bag, self._name, self._mapping, self._schema = bag, name, mapping, schema
         self._dtype = dtype_of(name, mapping, kind)
+        self._passes_on = _passes_on(name, mapping, kind, self._dtype)
         self.topic = mapping.sources[name].topic
         self._depth = self._dtype == "depth"
         self._far = FarPixels()
@@ -60,7 +62,7 @@ class Camera:
         def work(item: Item) -> EncodedImage | None:
             return self._take(item, sinks)
 
-        return Lane(self._name, work)
+        return DirectLane(work) if self._passes_on else Lane(self._name, work)
 
     @property
     def in_tables(self) -> bool:
@@ -115,6 +117,18 @@ class Camera:
             self._last = (item.number, pixels)
         pixels = self._last[1]
         return Image(pixels, source), (*pixels.shape[:2], channels)
+
+
+def _passes_on(name: str, mapping: Mapping, kind: str, dtype: str) -> bool:
+    """Whether hardly any image is decoded, as its files are kept as they came."""
+    lerobot, hdf5 = mapping.outputs.lerobot, mapping.outputs.hdf5
+    return (
+        kind == COMPRESSED_IMAGE
+        and (hdf5 is None or name not in hdf5.images.values())
+        and lerobot is not None
+        and lerobot.samples_images
+        and (dtype == "image" or (dtype == "video" and lerobot.codec == "copy"))
+    )
 
 
 def located(error: DataFault, path: Path, topic: str, number: int) -> DataFault:

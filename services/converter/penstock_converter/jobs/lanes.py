@@ -1,4 +1,7 @@
-"""One thread for each camera: decoding and encoding run side by side, a bounded step behind."""
+"""One thread for each camera: decoding and encoding run side by side, a bounded step behind.
+
+Work that is shorter than handing it over is done at once instead.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-__all__ = ["Lane"]
+__all__ = ["DirectLane", "Lane"]
 
 I = TypeVar("I")  # noqa: E741 - input
 O = TypeVar("O")  # noqa: E741 - output
@@ -50,3 +53,30 @@ class Lane(Generic[I, O]):
     def close(self) -> None:
         """Drop what waits, let the item at work end, and end the thread."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class DirectLane(Generic[I, O]):
+    """Applies ``work`` to items as they come, on the caller's thread; errors come out of ``put``.
+
+    Args:
+        work: What is done to each item.
+    """
+
+    def __init__(self, work: Callable[[I], O]) -> None:
+        self._work = work
+        self._done: deque[O] = deque()
+
+    def put(self, item: I) -> None:
+        """Do the work."""
+        self._done.append(self._work(item))
+
+    def take(self, count: int) -> list[O]:
+        """The next ``count`` results, in order."""
+        return [self._done.popleft() for _ in range(count)]
+
+    def settle(self) -> None:
+        """Everything handed over is done already."""
+
+    def close(self) -> None:
+        """Drop what nobody took."""
+        self._done.clear()
