@@ -10,7 +10,12 @@ from pathlib import Path
 
 import h5py
 
-__all__ = ["MAPPING", "contents", "convert"]
+__all__ = [
+    "MAPPING",
+    "contents",
+    "convert",
+    "made",
+]
 
 MAPPING = """
 task: Count.
@@ -54,8 +59,13 @@ def contents(folder):
     }
 
 
+def made(found):
+    """The same without what the checks add that follow a conversion."""
+    return {name: each for name, each in found.items() if "validation" not in name}
+
+
 def _content(path):
-    if path.name == "conversion.json":
+    if path.name in ("conversion.json", "validation.json"):
         report = json.loads(path.read_text())
         return {key: report[key] for key in report if key not in ("seconds", "peak_rss_bytes")}
     if path.suffix != ".hdf5":

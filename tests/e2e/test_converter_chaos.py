@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from bag_recording import robot_messages, write_bag
-from converter_chaos import MAPPING, contents
+from converter_chaos import MAPPING, contents, made
 from process_forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +150,7 @@ class Chaos:
                 if self.mode == "replace":
                     command.append("task=Before.")
                 assert self._wait(self._start(command)) == 0, self._said()
-                before = {final: contents(final) for final in self._outputs()}
+                before = {final: made(contents(final)) for final in self._outputs()}
                 shutil.copytree(self.work, self.folder / f"{self.mode}-{self.apart}")
             assert self._wait(self._start(self._command())) == 0, self._said()
             wanted = {final: contents(final) for final in self._outputs()}
@@ -240,7 +240,7 @@ class Chaos:
         return "staging" if partial.exists() else "at the start"
 
     def _holds_before(self, final):
-        return contents(final) == self.before[final]
+        return made(contents(final)) == self.before[final]
 
     def _staged_keys(self):
         recordings = self._partial(self.out) / "recordings"
@@ -250,13 +250,13 @@ class Chaos:
         """No output is in parts, and the one that was there before can still be had."""
         done = True
         for final in self._outputs():
-            found = contents(final) if final.exists() else None
-            if found == self.wanted[final]:
+            found = made(contents(final)) if final.exists() else None
+            if found == made(self.wanted[final]):
                 continue
             done = False
             if self.before:
                 replaced = final.with_name(f".{final.name}.replaced")
-                before = contents(replaced) if found is None else found
+                before = made(contents(replaced)) if found is None else found
                 assert before == self.before[final], final
             else:
                 assert found is None, f"{final} is there, and not what was asked for"

@@ -29,6 +29,7 @@ class LiveReport:
     """
 
     def __init__(self, console: Console, recordings: int) -> None:
+        self._console = console
         self._bars = Progress(
             TextColumn("converting"),
             BarColumn(),
@@ -53,6 +54,9 @@ class LiveReport:
     ) -> None:
         self._live.update(self._bars)
         self._live.stop()
+        if not self._tables:
+            # What is no terminal gets the bar without an end of line.
+            self._console.print()
 
     def show(self, state: State) -> None:
         """Show where the conversion stands."""
