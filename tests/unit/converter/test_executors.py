@@ -54,10 +54,12 @@ def expected(bags, make_mapping, tmp_path_factory):
 
 
 def contents(folder):
+    """What was made, without the reports of how."""
+    reports = ("conversion.json", "validation")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "conversion.json"
+        if path.is_file() and not str(path.relative_to(folder)).startswith(reports)
     }
 
 

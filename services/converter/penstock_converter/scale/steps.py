@@ -10,6 +10,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from penstock.errors import DataFault
+from penstock_converter.checks.after import check_made
 from penstock_converter.jobs.job import run_job
 from penstock_converter.jobs.request import Job
 from penstock_converter.jobs.sharing import stage_share
@@ -70,6 +71,7 @@ class JoinShares(PipelineStep):
         hush_logs()
         with contextlib.chdir(self.folder), self.track_time(unit="task"):
             outcome = run_job(self.job, token=self.token)
+            found = check_made(self.job, outcome)
         for bag in outcome.refused:
             logger.warning(f"refused {bag.bag} ({bag.reason}): {bag.error}")
         if not outcome.converted:
@@ -77,6 +79,9 @@ class JoinShares(PipelineStep):
                 f"{self.job.out}: nothing was made: every recording was refused",
                 reason="NO_FRAMES",
             )
+        for check in found.checks if found is not None else ():
+            if check.failures:
+                logger.error(f"{self.job.out}: {check.name}: {check.first_failures[0]}")
         self.stat_update("episodes", value=sum(bag.episodes for bag in outcome.converted))
         self.stat_update("frames", value=outcome.frames)
         yield from data or ()
