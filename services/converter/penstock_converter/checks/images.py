@@ -131,6 +131,8 @@ class _VideoImages:
         context = stream.codec_context
         if not 0 < context.width * context.height <= MAX_PIXELS:
             raise DataFault(f"frames of {context.height}x{context.width} are not read")
+        # A thread for each core would hold frames for each, and little is decoded.
+        context.thread_count = 1
         # Damage is to be found, not to be painted over.
         context.options = {"err_detect": "explode"}
 
