@@ -14,6 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 
 __all__ = [
     "BAG_FORMATS",
+    "ROBOT_MAPPING",
     "START_NS",
     "Message",
     "barcode",
@@ -22,6 +23,7 @@ __all__ = [
     "raw_image",
     "robot_messages",
     "write_bag",
+    "write_robots",
 ]
 
 BagFormat = Literal["ros1", "mcap", "db3"]
@@ -29,6 +31,33 @@ BAG_FORMATS: tuple[BagFormat, ...] = ("ros1", "mcap", "db3")
 START_NS = 1_700_000_000_000_000_000
 _MS = 1_000_000
 _BLOCK = 8
+
+
+ROBOT_MAPPING = """
+robot_type: made_up
+task: count
+fps: 10
+rosbag: {main: observation.images.global}
+features:
+  observation.images.left: {topic: /cam_left/compressed, tolerance_s: 0.03}
+  observation.images.global: {topic: /cam_global/compressed}
+  observation.state: {topic: /joint_states}
+  action: {topic: /joint_cmd}
+  next.reward: {topic: /reward, offset_s: 0.1}
+  next.done: {topic: /terminal, offset_s: 0.1}
+outputs:
+  lerobot: {}
+  hdf5:
+    joint: observation.state
+    actions: action
+    rewards: next.reward
+    terminals: next.done
+    images:
+      left_image: observation.images.left
+      right_image: observation.images.left
+      global_image: observation.images.global
+"""
+"""How recordings of ``robot_messages`` become both kinds of datasets."""
 
 
 class Message(NamedTuple):
@@ -147,6 +176,16 @@ def robot_messages(
             done = {"data": index == frames - 1}
             found.append(Message(judged_ns, "/terminal", "std_msgs/msg/Bool", done))
     return sorted(found, key=lambda message: message.receive_ns)
+
+
+def write_robots(folder: Path, rows: Iterable[int]) -> tuple[Path, ...]:
+    """Write a recording of so many rows each, ten seconds apart."""
+    return tuple(
+        write_bag(
+            folder / f"robot_{number}", robot_messages(count, start_ns=START_NS + number * 10**10)
+        )
+        for number, count in enumerate(rows)
+    )
 
 
 def write_bag(path: Path, messages: Iterable[Message], bag_format: BagFormat = "mcap") -> Path:

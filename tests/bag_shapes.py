@@ -1,4 +1,4 @@
-"""Writes recordings as recorders leave them: compressed, unsorted, unfinished, unindexed."""
+"""Recordings as recorders leave them (compressed, unsorted, unfinished, unindexed); reads all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lz4.frame
 from backports import zstd
@@ -16,7 +16,15 @@ from bag_recording import Message, _content
 from rosbags import rosbag1, rosbag2
 from rosbags.typesys import Stores, get_typestore
 
-__all__ = ["killed_ros1", "serialized", "write_compressed", "write_mcap", "write_ros1"]
+__all__ = [
+    "Recorded",
+    "all_messages",
+    "killed_ros1",
+    "serialized",
+    "write_compressed",
+    "write_mcap",
+    "write_ros1",
+]
 
 _MAGIC = b"\x89MCAP0\r\n"
 _STORES = {True: get_typestore(Stores.ROS1_NOETIC), False: get_typestore(Stores.ROS2_HUMBLE)}
@@ -26,6 +34,21 @@ _COMPRESS: dict[str, Any] = {
     "zstd": zstd.compress,
     "bz2": bz2.compress,
 }
+
+
+class Recorded(NamedTuple):
+    """A message as it was recorded."""
+
+    topic: str
+    receive_ns: int
+    data: bytes
+
+
+def all_messages(bag, topics) -> list[Recorded]:
+    """Every message of ``topics`` of an open recording, in order of receipt."""
+    times = {topic: found.receive_ns.tolist() for topic, found in bag.scan(topics).items()}
+    picked = bag.pick({topic: range(len(found)) for topic, found in times.items()})
+    return [Recorded(topic, times[topic][number], data) for topic, number, data in picked]
 
 
 def serialized(message: Message, *, ros1: bool = False) -> bytes:

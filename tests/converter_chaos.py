@@ -11,34 +11,10 @@ from pathlib import Path
 import h5py
 
 __all__ = [
-    "MAPPING",
     "contents",
     "convert",
     "made",
 ]
-
-MAPPING = """
-task: Count.
-fps: 10
-rosbag: {main: observation.images.global}
-features:
-  observation.images.left: {topic: /cam_left/compressed, tolerance_s: 0.03}
-  observation.images.global: {topic: /cam_global/compressed}
-  observation.state: {topic: /joint_states}
-  action: {topic: /joint_cmd}
-  next.reward: {topic: /reward, offset_s: 0.1}
-  next.done: {topic: /terminal, offset_s: 0.1}
-outputs:
-  lerobot: {}
-  hdf5:
-    joint: observation.state
-    actions: action
-    rewards: next.reward
-    terminals: next.done
-    images:
-      left_image: observation.images.left
-      global_image: observation.images.global
-"""
 
 
 def convert(arguments):

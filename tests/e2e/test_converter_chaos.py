@@ -17,8 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bag_recording import robot_messages, write_bag
-from converter_chaos import MAPPING, contents, made
+from bag_recording import ROBOT_MAPPING, robot_messages, write_bag
+from converter_chaos import contents, made
 from process_forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ class Chaos:
     def __init__(self, folder, forks, dice):
         self.folder, self.forks, self.dice = folder, forks, dice
         self.mapping = folder / "mapping.yaml"
-        self.mapping.write_text(MAPPING)
+        self.mapping.write_text(ROBOT_MAPPING)
         self.bags = [
             write_bag(folder / f"{number}.bag", robot_messages(FRAMES), "ros1")
             for number in range(RECORDINGS)

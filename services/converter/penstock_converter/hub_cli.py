@@ -11,12 +11,10 @@ from typing import Any, NamedTuple
 import click
 
 from penstock.errors import AlreadyExists, InvalidInput, PenstockError
+from penstock_converter.exit_status import NOT_UPLOADED
 from penstock_converter.mapping.model import Mapping
 
-__all__ = ["NOT_UPLOADED", "Upload", "push", "upload_options"]
-
-NOT_UPLOADED = 4
-"""Exit status when the dataset is complete and did not get to the Hub."""
+__all__ = ["Upload", "push", "upload_options"]
 
 _PUBLIC = click.option("--public", is_flag=True, help="Let everybody see a new repository.")
 _WITH_HDF5 = click.option("--with-hdf5", is_flag=True, help="Upload the HDF5 files as well.")

@@ -6,7 +6,7 @@ import av
 import h5py
 import numpy as np
 import pytest
-from bag_recording import START_NS, robot_messages, write_bag
+from bag_recording import robot_messages, write_bag, write_robots
 from penstock_converter.jobs.job import run_job
 from penstock_converter.jobs.request import Job
 
@@ -15,14 +15,7 @@ from penstock.errors import AlreadyExists
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bags")
-    return tuple(
-        write_bag(
-            folder / f"robot_{number}",
-            robot_messages(6 + number, start_ns=START_NS + number * 10**10),
-        )
-        for number in range(5)
-    )
+    return write_robots(tmp_path_factory.mktemp("bags"), range(6, 11))
 
 
 def tables_and_metadata(folder):

@@ -58,3 +58,10 @@ def test_a_recording_with_an_equals_sign_in_its_name_is_no_override(mapping_file
 
 def test_help_shows_examples_that_can_be_run():
     assert "penstock convert session.bag --mapping robot.yaml" in run("--help").output
+
+
+def test_episodes_are_counted_where_recordings_are_split(bag, mapping_file, tmp_path):
+    arguments = (bag, "--mapping", mapping_file, "--out", tmp_path / "out")
+    done = run(*arguments, "rosbag.split_episodes=5")
+    assert done.exit_code == 0, done.output
+    assert "3 episodes, 12 frames" in done.output.replace("\n", " ")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bag_recording import START_NS
+from bag_shapes import all_messages
 from penstock_converter.recordings.bag import open_bag
 from penstock_converter.recordings.definitions import load_definitions
 from rosbags import rosbag2
@@ -65,7 +66,7 @@ def thumbs(path, definitions):
     with open_bag(path, definitions=definitions) as bag:
         assert bag.use("/hand") == "made_msgs/msg/Hand"
         assert bag.has_header("/hand")
-        found = [bag.decode(m.topic, m.data) for m in bag.messages(["/hand"])]
+        found = [bag.decode(m.topic, m.data) for m in all_messages(bag, ["/hand"])]
         assert [each.fingers[1].pressure.tolist() for each in found] == [[1, 2], [1, 2]]
         (times,) = bag.scan(["/hand"], ["/hand"]).values()
         assert times.header_ns.tolist() == [3_000_000_004] * 2
@@ -122,7 +123,7 @@ def test_a_definition_that_does_not_parse_or_fit_is_told(undefined):
     other = {"made_msgs/Hand": "float64 x\n"}
     with open_bag(undefined, definitions=other) as bag:
         bag.use("/hand")
-        (first, _) = bag.messages(["/hand"])
+        (first, _) = all_messages(bag, ["/hand"])
         with pytest.raises(DataFault):
             bag.decode("/hand", first.data)
 

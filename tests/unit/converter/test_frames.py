@@ -317,3 +317,12 @@ def test_messages_of_the_main_feature_at_one_time_are_one_frame():
 def test_a_clock_that_was_set_back_shows_in_the_order_of_the_file(seconds, expected):
     times = np.round(np.array(seconds) * S).astype(np.int64)
     assert find_set_back("/t", [np.arange(5) * S, times]) == expected
+
+
+def test_a_clock_that_leaps_by_days_does_not_fill_memory_with_repeated_frames():
+    camera = ticks(0, 10) + [86_400 + t for t in ticks(0, 10)]
+    times = timeline(camera=camera, state=ticks(0, 10), action=ticks(0, 10))
+    with pytest.raises(DataFault, match="863991 frames, and at most 100000 are repeated") as caught:
+        choose_all(times, "rosbag.gap=hold")
+    assert caught.value.reason == "GAP"
+    assert "rosbag.gap: split" in caught.value.message

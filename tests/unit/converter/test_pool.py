@@ -3,11 +3,11 @@
 import shutil
 import signal
 import threading
-import time
 
 import psutil
 import pytest
-from bag_recording import START_NS, robot_messages, write_bag
+import tenacity
+from bag_recording import robot_messages, write_bag, write_robots
 from penstock_converter.jobs.job import run_job
 from penstock_converter.jobs.request import Job
 from penstock_converter.jobs.tasks import worker_count
@@ -17,14 +17,7 @@ from penstock.errors import Cancelled
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bags")
-    return tuple(
-        write_bag(
-            folder / f"robot_{number}",
-            robot_messages(10 + number, start_ns=START_NS + number * 10**10),
-        )
-        for number in range(4)
-    )
+    return write_robots(tmp_path_factory.mktemp("bags"), range(10, 14))
 
 
 def contents(folder):
@@ -100,10 +93,12 @@ def test_cancelling_ends_all_processes(bags, make_mapping, tmp_path):
 
     with pytest.raises(Cancelled):
         run_job(Job(long, make_mapping(), tmp_path / "out", workers=2), look, cancelled)
-    deadline = time.monotonic() + 30
-    while children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert children() == []
+
+    @tenacity.retry(wait=tenacity.wait_fixed(0.05), stop=tenacity.stop_after_delay(30))
+    def wait_until_none_is_left():
+        assert children() == []
+
+    wait_until_none_is_left()
     assert not (tmp_path / "out").exists()
 
 

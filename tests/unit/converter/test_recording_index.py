@@ -9,7 +9,14 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from bag_recording import BAG_FORMATS, START_NS, Message, robot_messages, write_bag
-from bag_shapes import killed_ros1, serialized, write_compressed, write_mcap, write_ros1
+from bag_shapes import (
+    all_messages,
+    killed_ros1,
+    serialized,
+    write_compressed,
+    write_mcap,
+    write_ros1,
+)
 from penstock_converter.recordings.bag import open_bag
 from penstock_converter.recordings.discovery import find_bags
 from penstock_converter.recordings.views import FileView
@@ -50,7 +57,7 @@ def read_by_index(path, **options):
             assert [each.number for each in picked] == list(range(len(times)))
             found[topic] = [(ns, each.data) for ns, each in zip(times, picked, strict=True)]
         read: dict[str, list[tuple[int, bytes]]] = {topic: [] for topic in usable}
-        for message in bag.messages(usable):
+        for message in all_messages(bag, usable):
             read[message.topic].append((message.receive_ns, message.data))
         assert read == found
         for topic, messages in found.items():
@@ -161,8 +168,9 @@ def test_chunks_of_one_file_at_a_time_are_kept(tmp_path):
     with open_bag(folder) as bag:
         assert bag.files > 5
         most = 0
-        for _ in bag.messages(bag.topics):
-            most = max(most, sum(bool(storage._chunks) for storage in bag._storages))
+        everything = {t: range(len(each.receive_ns)) for t, each in bag.scan(bag.topics).items()}
+        for _ in bag.pick(everything):
+            most = max(most, sum(bool(storage._chunks) for storage in bag._reader._storages))
     assert most == 1
 
 
@@ -196,7 +204,7 @@ def test_unsorted_messages_without_an_index_are_read_in_order(tmp_path):
 @pytest.mark.parametrize("bag_format", BAG_FORMATS)
 @pytest.mark.parametrize("stretch", [3, 100_000])
 def test_header_stamps_come_with_the_scan(tmp_path, monkeypatch, bag_format, stretch):
-    monkeypatch.setattr("penstock_converter.recordings.bag._STRETCH", stretch)
+    monkeypatch.setattr("penstock_converter.recordings.reading._STRETCH", stretch)
     path = write_bag(tmp_path / "b.bag", MESSAGES, bag_format)
     with open_bag(path) as bag:
         topics = ["/joint_states", "/cam_left/compressed", "/reward"]

@@ -10,7 +10,14 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from bag_recording import BAG_FORMATS, START_NS, Message, robot_messages, write_bag
-from bag_shapes import killed_ros1, serialized, write_compressed, write_mcap, write_ros1
+from bag_shapes import (
+    all_messages,
+    killed_ros1,
+    serialized,
+    write_compressed,
+    write_mcap,
+    write_ros1,
+)
 from penstock_converter.jobs.job import run_job
 from penstock_converter.jobs.request import Job
 from penstock_converter.recordings.bag import open_bag
@@ -27,7 +34,7 @@ def read(path, *, salvage=True):
     with open_bag(path, salvage=salvage) as bag:
         for topic in bag.topics:
             bag.use(topic)
-        found = list(bag.messages(bag.topics))
+        found = all_messages(bag, bag.topics)
         scanned = bag.scan(bag.topics)
         assert sum(len(times.receive_ns) for times in scanned.values()) == len(found)
         return found, bag.warnings
@@ -312,7 +319,7 @@ def look_at_all(path, *, salvage):
         with suppress(DataFault):
             bag.scan(usable, [topic for topic in usable if bag.has_header(topic)])
         count = 0
-        for message in bag.messages(usable):
+        for message in all_messages(bag, usable):
             count += 1
             with suppress(DataFault):
                 bag.decode(message.topic, message.data)

@@ -117,9 +117,7 @@ class Check:
     ) -> None:
         """Note a fault, or the first of ``times`` alike."""
         self.failures += times
-        if len(self.first_failures) < _KEPT:
-            place = Place(file, episode, frame, feature)
-            self.first_failures.append(Finding(message, place))
+        _keep(self.first_failures, message, Place(file, episode, frame, feature))
 
     def warn(
         self,
@@ -133,9 +131,7 @@ class Check:
     ) -> None:
         """Note a doubt, or the first of ``times`` alike."""
         self.warnings += times
-        if len(self.first_warnings) < _KEPT:
-            place = Place(file, episode, frame, feature)
-            self.first_warnings.append(Finding(message, place))
+        _keep(self.first_warnings, message, Place(file, episode, frame, feature))
 
     @contextmanager
     def guard(
@@ -232,6 +228,11 @@ class Validation:
         finally:
             part.unlink(missing_ok=True)
         return path
+
+
+def _keep(findings: list[Finding], message: str, place: Place) -> None:
+    if len(findings) < _KEPT:
+        findings.append(Finding(message, place))
 
 
 def told(error: Exception) -> str:

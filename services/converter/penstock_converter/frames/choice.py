@@ -26,6 +26,9 @@ _RATE_MARGIN = 0.1
 _PAUSE_FRAMES, _PAUSE_S = 5, 0.5
 """A pause of the main feature by default: so many frames, and so many seconds at least."""
 
+_REPEATED_MOST = 100_000
+"""Frames that ``rosbag.gap: hold`` puts into pauses: nearly an hour at 30 Hz."""
+
 _END_S = 1.0
 """How much earlier than other topics the main feature may end unmentioned."""
 
@@ -122,7 +125,7 @@ def choose_frames(timeline: Timeline, mapping: Mapping, bag: str) -> Choice:
     if len(pauses):
         warnings.append(_pause_told("", mapping, main, moments, pauses))
         if settings.gap == "hold":
-            moments = _filled(moments, pauses)
+            moments = _filled(moments, pauses, bag)
             pauses = pauses[:0]
     tracks = {
         source: align(
@@ -203,9 +206,21 @@ def _pauses(moments_ns: NDArray[np.int64], mapping: Mapping) -> NDArray[np.intp]
     return np.flatnonzero(np.diff(moments_ns) > round(longest_s * 1e9))
 
 
-def _filled(moments_ns: NDArray[np.int64], pauses: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Moments with the usual period inside pauses too."""
+def _filled(moments_ns: NDArray[np.int64], pauses: NDArray[np.intp], bag: str) -> NDArray[np.int64]:
+    """Moments with the usual period inside pauses too.
+
+    Raises:
+        DataFault: That would be more frames than anybody repeats: a clock was set.
+    """
     period_ns = max(int(np.median(np.diff(moments_ns))), 1)
+    paused_ns = int(np.diff(moments_ns)[pauses].sum())
+    if paused_ns // period_ns > _REPEATED_MOST:
+        raise DataFault(
+            f"{bag}: the main feature pauses for {paused_ns * 1e-9:.0f} s, which is "
+            f"{paused_ns // period_ns} frames, and at most {_REPEATED_MOST} are repeated: if a "
+            "clock jumped, set rosbag.gap: split",
+            reason="GAP",
+        )
     added = [
         np.arange(int(begin) + period_ns, int(end) - period_ns // 2, period_ns)
         for begin, end in zip(moments_ns[pauses], moments_ns[pauses + 1], strict=True)

@@ -1,8 +1,8 @@
 """Second pass: messages of the frames, in the order of frames, in bounded memory.
 
-Frames are taken in windows of ``chunk_size``. Within a window the recording is read once, from the
-first message that is needed to the last; undecoded messages wait until their frame is complete. So
-at most ``chunk_size`` frames are in flight, and no value of it changes what comes out.
+Frames are taken in windows of ``chunk_size``. The messages that a window needs are read in order of
+receipt, and wait undecoded until their frame is complete. So at most ``chunk_size`` frames are in
+flight, and no value of it changes what comes out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MEMORY_SHARE = 1 / 16
 """Of the memory, what undecoded messages may take."""
 
 _MANY_FRAMES = 256
-"""Each window begins to read anew; beyond so many frames that costs nothing that one could see."""
+"""Larger windows would save no time that one could see."""
 
 _Key = tuple[str, int]
 

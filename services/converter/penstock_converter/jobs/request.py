@@ -29,7 +29,7 @@ class Job:
     """What is to be converted.
 
     Attributes:
-        bags: Recordings, one episode each, in this order.
+        bags: Recordings, in this order.
         mapping: What becomes what.
         out: Folder of the LeRobot dataset and of the report.
         hdf5: Folder of the HDF5 files; default ``hdf5`` in ``out``.

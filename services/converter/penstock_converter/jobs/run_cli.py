@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from penstock_converter.exit_status import PARTLY, UNSOUND
 from penstock_converter.hub_cli import Upload, upload_options
 from penstock_converter.scale.scale_cli import Scale, scale_options
 
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
     from penstock_converter.jobs.outcome import Outcome
     from penstock_converter.jobs.request import Job
 
-__all__ = ["PARTLY", "UNSOUND", "run"]
-
-PARTLY = 3
-"""Exit status when some recordings were refused and the others converted."""
-
-UNSOUND = 5
-"""Exit status when the checks that follow a conversion found a fault in the dataset."""
+__all__ = ["run"]
 
 
 @click.command("run")
@@ -197,9 +192,10 @@ def _tell(console: Console, outcome: Outcome, out: Path) -> None:
     if not outcome.converted:
         console.print("nothing was made: every recording was refused", style="bold red")
         return
+    episodes = sum(bag.episodes for bag in outcome.converted)
     again = " (done before, reused)" if outcome.reused else ""
     console.print(
-        f"{escape(str(out))}: {len(outcome.converted)} episodes, {outcome.frames} frames, "
+        f"{escape(str(out))}: {episodes} episodes, {outcome.frames} frames, "
         f"{outcome.images} images in {outcome.seconds:.1f} s, peak memory "
         f"{outcome.peak_rss_bytes / 1e6:.0f} MB{again}",
         style="bold green",

@@ -12,7 +12,7 @@ from collections.abc import Collection, Generator, Sequence
 from collections.abc import Mapping as MappingOf
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.typesys.msg import normalize_msgtype
 from rosbags.typesys.store import Typestore
 
-from penstock.errors import DataFault, NotFound, PenstockError
+from penstock.errors import DataFault, NotFound
 from penstock_converter.messages.compressed import COMPRESSED_IMAGE, read_compressed
 from penstock_converter.messages.joint_state import JOINT_STATE, JointStateReader
 from penstock_converter.messages.standard import is_standard
@@ -35,49 +35,21 @@ from penstock_converter.recordings.opening import (
     short,
     storage_files,
 )
-from penstock_converter.recordings.order import SetBack, find_set_back
-from penstock_converter.recordings.ros1 import Ros1File
-from penstock_converter.recordings.storage import Channel, Entries, Place
-from penstock_converter.recordings.topic_index import TopicIndex
-from penstock_converter.recordings.views import CHUNK_LIMIT_BYTES, decompressed
+from penstock_converter.recordings.order import SetBack
+from penstock_converter.recordings.reading import MessageReader, NumberedMessage
+from penstock_converter.recordings.storage import Channel
 
 __all__ = [
     "STORAGE_SUFFIXES",
     "Bag",
     "NumberedMessage",
-    "RawMessage",
     "Received",
     "open_bag",
     "storage_files",
 ]
 
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-"""Begins a message that was compressed by itself; others begin with a zero byte."""
-
 _HEADER_BYTES = 16
-_BATCH = 4096
-"""Messages whose places are unpacked together."""
-
-_STRETCH = 16384
-"""Messages of the densest topic whose headers are read together."""
-
 _UNDEFINED = MessageDefinition(MessageDefinitionFormat.NONE, "")
-
-
-class RawMessage(NamedTuple):
-    """A message as it was recorded."""
-
-    topic: str
-    receive_ns: int
-    data: bytes
-
-
-class NumberedMessage(NamedTuple):
-    """A message and its number in its topic, from 0, in the order of receipt."""
-
-    topic: str
-    number: int
-    data: bytes
 
 
 class Received(NamedTuple):
@@ -107,8 +79,6 @@ class _Topic:
 class Bag:
     """An open recording.
 
-    Memory: 17 bytes a message of the topics that are read, in most recordings.
-
     Attributes:
         path: What was opened.
         files: How many storage files it is made of.
@@ -116,27 +86,19 @@ class Bag:
     """
 
     def __init__(self, path: Path, opened: Opened, definitions: MappingOf[str, str]) -> None:
-        self.path, self._storages = path, opened.storages
+        self.path = path
         self.files = len(opened.storages)
         self.warnings: tuple[str, ...] = tuple(
             warning for storage in opened.storages for warning in storage.warnings
         )
         self._definitions = tuple(sorted(definitions.items()))
-        self._ros1 = isinstance(opened.storages[0], Ros1File) if opened.storages else False
-        self._streams: list[tuple[int, Channel]] = []
-        """Each with the number of its file; those of a file follow each other."""
+        self._reader = MessageReader(path, opened.storages)
+        self._ros1 = self._reader.ros1
         self._channels: dict[str, list[Channel]] = {}
-        for channel in opened.announced:
+        recorded = chain.from_iterable(storage.channels for storage in opened.storages)
+        for channel in chain(opened.announced, recorded):
             self._channels.setdefault(channel.topic, []).append(channel)
-        for number, storage in enumerate(opened.storages):
-            for channel in storage.channels:
-                self._streams.append((number, channel))
-                self._channels.setdefault(channel.topic, []).append(channel)
-        self._owners = np.array([owner for owner, _ in self._streams], np.int64)
-        self._stamps = {file: _stamp(file) for file in (each.path for each in opened.storages)}
-        self._reading_from = 0
         self._topics: dict[str, _Topic] = {}
-        self._indexes: dict[str, TopicIndex] = {}
 
     @property
     def topics(self) -> list[str]:
@@ -205,40 +167,18 @@ class Bag:
         Raises:
             DataFault: The recording is damaged.
         """
-        self._find(topics)
+        reader = self._reader
+        reader.find(topics)
         stamps = {topic: np.zeros(0, np.int64) for topic in topics}
         for topic in stamped:
-            stamps[topic] = np.zeros(len(self._indexes[topic].time_ns), np.int64)
-        for wanted in self._stretches(stamped):
-            for topic, number, data in self._read(wanted, _HEADER_BYTES):
+            stamps[topic] = np.zeros(len(reader.times_ns(topic)), np.int64)
+        for wanted in reader.stretches(stamped):
+            for topic, number, data in reader.read(wanted, _HEADER_BYTES):
                 stamps[topic][number] = self.header_ns(topic, data)
         return {
-            topic: Received(self._indexes[topic].time_ns, stamps[topic], self._size_bytes(topic))
+            topic: Received(reader.times_ns(topic), stamps[topic], reader.size_bytes(topic))
             for topic in topics
         }
-
-    def messages(
-        self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None
-    ) -> Generator[RawMessage, None, None]:
-        """Messages of ``topics`` received in ``[start_ns, stop_ns)``, in order of receipt.
-
-        Storage files of one recording follow each other, whatever the times at their borders.
-
-        Raises:
-            DataFault: The recording is damaged.
-        """
-        self._find(topics)
-        wanted: dict[str, NDArray[np.int64]] = {}
-        for topic in topics:
-            time_ns = self._indexes[topic].time_ns
-            inside = np.ones(len(time_ns), np.bool_)
-            if start_ns is not None:
-                inside &= time_ns >= start_ns
-            if stop_ns is not None:
-                inside &= time_ns < stop_ns
-            wanted[topic] = np.flatnonzero(inside)
-        for topic, number, data in self._read(wanted):
-            yield RawMessage(topic, int(self._indexes[topic].time_ns[number]), data)
 
     def pick(
         self, numbers: MappingOf[str, Sequence[int] | NDArray[np.int64]]
@@ -248,9 +188,9 @@ class Bag:
         Raises:
             DataFault: The recording is damaged, or was changed since it was opened.
         """
-        self._find(numbers)
+        self._reader.find(numbers)
         wanted = {topic: np.unique(np.array(which, np.int64)) for topic, which in numbers.items()}
-        yield from self._read(wanted)
+        yield from self._reader.read(wanted)
 
     def set_back(self, topic: str) -> SetBack | None:
         """Whether messages of ``topic``, used before, tell that the recorder's clock was set back.
@@ -258,12 +198,8 @@ class Bag:
         Raises:
             DataFault: The recording is damaged.
         """
-        self._find([topic])
-        index = self._indexes[topic]
-        files = np.array([owner for owner, _ in self._streams], np.int64)[index.stream]
-        order = np.lexsort((index.offset, index.block))
-        times, files = index.time_ns[order], files[order]
-        return find_set_back(topic, (times[files == number] for number in range(self.files)))
+        self._reader.find([topic])
+        return self._reader.set_back(topic)
 
     def decode(self, topic: str, data: bytes, *, header: bool = True) -> Any:
         """The message object that ``data`` of ``topic`` holds; a CompressedImage has no header.
@@ -286,7 +222,7 @@ class Bag:
             if state is not None:
                 return state
         msgtype, store = used.msgtype, used.store
-        with self._reading(f"a {msgtype} of topic {topic}"):
+        with self._reader.guard(f"a {msgtype} of topic {topic}"):
             if self._ros1:
                 return store.deserialize_ros1(data, msgtype)
             return store.deserialize_cdr(data, msgtype)
@@ -303,122 +239,13 @@ class Bag:
         Raises:
             DataFault: The message is too short.
         """
-        with self._reading(f"the header of a message of topic {topic}"):
+        with self._reader.guard(f"the header of a message of topic {topic}"):
             if self._ros1:
                 seconds, nanoseconds = struct.unpack_from("<II", data, 4)
             else:
                 order = "<" if data[1] & 1 else ">"
                 seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
             return seconds * 1_000_000_000 + nanoseconds
-
-    def _find(self, topics: Collection[str]) -> None:
-        """Look up in the index where the messages of ``topics`` are."""
-        wanted = [topic for topic in topics if topic not in self._indexes]
-        if not wanted:
-            return
-        found: dict[int, Entries] = {}
-        with self._reading("its index"):
-            for number, storage in enumerate(self._storages):
-                streams = {
-                    channel.number: stream
-                    for stream, (owner, channel) in enumerate(self._streams)
-                    if owner == number and channel.topic in wanted
-                }
-                if streams:
-                    for channel, entries in storage.index(streams).items():
-                        found[streams[channel]] = entries
-        for topic in wanted:
-            parts = [
-                TopicIndex.of(stream, entries)
-                for stream, entries in found.items()
-                if self._streams[stream][1].topic == topic
-            ]
-            joined = TopicIndex.joined(parts)
-            # Those of one channel are in order.
-            several = len(parts) > 1
-            self._indexes[topic] = joined.at(joined.order(self._owners)) if several else joined
-
-    def _stretches(self, topics: Collection[str]) -> Generator[dict[str, NDArray[np.int64]]]:
-        """Numbers of all messages, by stretches of time: to sort all at once takes memory."""
-        times = {topic: self._indexes[topic].time_ns for topic in topics}
-        densest = max(times.values(), key=len, default=np.zeros(0, np.int64))
-        edges = np.sort(densest)[_STRETCH::_STRETCH].tolist()
-        limits = np.iinfo(np.int64)
-        for begin, end in pairwise([int(limits.min), *edges, int(limits.max) + 1]):
-            yield {
-                topic: np.flatnonzero((time_ns >= begin) & (time_ns <= end - 1))
-                for topic, time_ns in times.items()
-            }
-
-    def _read(
-        self, wanted: MappingOf[str, NDArray[np.int64]], limit_bytes: int | None = None
-    ) -> Generator[NumberedMessage, None, None]:
-        """Messages by their numbers, in order; no more than the first bytes if there is a limit."""
-        topics = list(wanted)
-        if not topics:
-            return
-        joined = TopicIndex.joined([self._indexes[topic].at(wanted[topic]) for topic in topics])
-        order = joined.order(self._owners)
-        owner = np.arange(len(topics), dtype=np.min_scalar_type(len(topics)))
-        owners = np.repeat(owner, [len(wanted[topic]) for topic in topics])
-        numbers = np.concatenate([wanted[topic] for topic in topics])
-        with self._reading("its messages"):
-            for start in range(0, len(order), _BATCH):
-                batch = order[start : start + _BATCH]
-                named = (owners[batch].tolist(), numbers[batch].tolist())
-                for (stream, place), owner, number in zip(
-                    joined.places(batch), *named, strict=True
-                ):
-                    data = self._payload(stream, place, limit_bytes)
-                    yield NumberedMessage(topics[owner], number, data)
-
-    def _payload(self, stream: int, place: Place, limit_bytes: int | None = None) -> bytes:
-        owner, channel = self._streams[stream]
-        if owner != self._reading_from:
-            self._storages[self._reading_from].forget()
-            self._reading_from = owner
-        data = self._storages[owner].read(channel.number, place, limit_bytes)
-        if self._ros1 or not data.startswith(_ZSTD_MAGIC):
-            return data
-        if limit_bytes is None:
-            return decompressed(data, "zstd", CHUNK_LIMIT_BYTES)
-        data = self._storages[owner].read(channel.number, place)
-        return decompressed(data, "zstd", limit_bytes, cut=True)
-
-    def _size_bytes(self, topic: str) -> int:
-        """Of all messages; those that are compressed are taken to be like the first."""
-        index = self._indexes[topic]
-        if self._ros1 or not len(index.time_ns):
-            return index.size_bytes
-        with self._reading("its messages"):
-            ((stream, place),) = index.places(np.array([0]))
-            owner, channel = self._streams[stream]
-            if not self._storages[owner].read(channel.number, place, 4).startswith(_ZSTD_MAGIC):
-                return index.size_bytes
-            stored = len(self._storages[owner].read(channel.number, place))
-            return round(index.size_bytes * len(self._payload(stream, place)) / stored)
-
-    @contextmanager
-    def _reading(self, what: str) -> Generator[None]:
-        try:
-            yield
-        except PenstockError:
-            raise
-        except Exception as error:  # the many ways in which damaged bytes make parsers fail
-            changed = [file for file, stamp in self._stamps.items() if _stamp(file) != stamp]
-            if changed:
-                raise DataFault(
-                    f"{self.path}: {changed[0].name} was written to while it was read: wait until "
-                    "the recorder is done",
-                    reason="BAG_CHANGED",
-                    metadata={"bag": str(self.path)},
-                ) from error
-            raise DataFault(
-                f"{self.path}: {what} cannot be read ({type(error).__name__}: {short(error)}): "
-                "the recording is damaged: take what is left of it with rosbag.salvage=true",
-                reason="BAG_DAMAGED",
-                metadata={"bag": str(self.path)},
-            ) from error
 
 
 @contextmanager
@@ -442,12 +269,3 @@ def open_bag(
         raise NotFound(f"{path}: there is no such file or folder", metadata={"bag": str(path)})
     with ExitStack() as stack:
         yield Bag(path, open_storages(path, stack, salvage=salvage), definitions)
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Changes whenever something writes to the file, or removes it."""
-    try:
-        found = file.stat()
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from penstock_converter.exit_status import PARTLY
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from penstock_converter.recordings.inspection import Inspection
 
 __all__ = ["inspect"]
-
-PARTLY = 3
-"""Exit status when some recordings could not be read."""
 
 
 @click.command("inspect")
