@@ -66,13 +66,30 @@ class Upload(NamedTuple):
         try:
             _push(dataset, self.repo_id, public=self.public, with_hdf5=self.with_hdf5)
         except PenstockError as error:
-            command = ["penstock", "convert", "push", str(dataset), self.repo_id]
-            command += ["--public"] * self.public + ["--with-hdf5"] * self.with_hdf5
-            # The repository was free or empty before: what is in it now is of this dataset.
-            command += ["--replace"] * (not isinstance(error, AlreadyExists))
             click.secho(f"not uploaded: {error.message}", fg="red", err=True)
-            click.echo(f"{dataset} is complete; to upload it: {shlex.join(command)}", err=True)
+            # The repository was free or empty before: what is in it now is of this dataset.
+            replace = not isinstance(error, AlreadyExists)
+            click.echo(
+                f"{dataset} is complete; to upload it: {self._command(dataset, replace=replace)}",
+                err=True,
+            )
             raise SystemExit(NOT_UPLOADED) from error
+
+    def tell_unsound(self, dataset: Path) -> None:
+        """Say that a dataset with faults was not uploaded, if it was to be."""
+        if self.repo_id is None:
+            return
+        click.echo(
+            f"not uploaded, as the checks found faults; to do it all the same: "
+            f"{self._command(dataset, replace=False)}",
+            err=True,
+        )
+
+    def _command(self, dataset: Path, *, replace: bool) -> str:
+        """The command that uploads the dataset by itself."""
+        command = ["penstock", "convert", "push", str(dataset), str(self.repo_id)]
+        command += ["--public"] * self.public + ["--with-hdf5"] * self.with_hdf5
+        return shlex.join([*command, *["--replace"] * replace])
 
 
 def upload_options(command: Callable[..., Any]) -> Callable[..., Any]:

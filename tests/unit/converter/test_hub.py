@@ -303,3 +303,15 @@ def test_what_would_stop_the_upload_is_found_before_anything_is_converted(
     hub.repositories[NAME] = {"thesis.txt": b"years of work"}
     assert isinstance(run(*conversion, *options).exception, error)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mapping.yaml"]
+
+
+def test_a_dataset_with_faults_is_not_uploaded(hub, conversion, tmp_path, monkeypatch):
+    def faulty(console, job, outcome):
+        return False
+
+    monkeypatch.setattr("penstock_converter.jobs.run_cli._check", faulty)
+    done = run(*conversion, "--push-to-hub", NAME)
+    assert done.exit_code == 5, done.output
+    assert "not uploaded, as the checks found faults" in done.output
+    assert f"penstock convert push {tmp_path}/out {NAME}" in done.output
+    assert NAME not in hub.repositories

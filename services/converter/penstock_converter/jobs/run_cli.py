@@ -141,10 +141,11 @@ def run(
     _tell(console, outcome, out)
     if not outcome.converted:
         raise SystemExit(1)
-    sound = no_validate or _check(console, job, outcome)
-    upload.push(out)
-    if not sound:
+    if not (no_validate or _check(console, job, outcome)):
+        # What has faults is for people to look at before others get it.
+        upload.tell_unsound(out)
         raise SystemExit(UNSOUND)
+    upload.push(out)
     if outcome.refused:
         raise SystemExit(PARTLY)
 
