@@ -20,10 +20,26 @@ from penstock.targets import Target
 
 if TYPE_CHECKING:
     from penstock.checkpoints import CheckpointInfo, RunInfo, UploadRequest, UploadState
+    from penstock.chunks import Digest
     from penstock.container import Verified
     from penstock.retention import Collected, RetentionPolicy
+    from penstock.streams import (
+        Opened,
+        PushRequest,
+        RolloutInfo,
+        StreamSettings,
+        StreamState,
+        Which,
+    )
 
-__all__ = ["SYNC_BYTES", "CheckpointBackend", "ReplicaBackend", "SamplerBackend", "load_backend"]
+__all__ = [
+    "SYNC_BYTES",
+    "CheckpointBackend",
+    "ReplicaBackend",
+    "RolloutBackend",
+    "SamplerBackend",
+    "load_backend",
+]
 
 SYNC_BYTES = 8 << 20
 """An upload is synced whenever so much was added to it: no more is dirty, or unacknowledged."""
@@ -248,6 +264,131 @@ class CheckpointBackend(Protocol):
 
     def close(self) -> None:
         """Release files."""
+        ...
+
+
+class RolloutBackend(Protocol):
+    """Keeps streams of rollouts; safe to call from several threads.
+
+    What ``commit`` has answered is on disk, verified and listed.
+    """
+
+    def configure(self, stream: str, settings: StreamSettings) -> StreamState:
+        """Set what a stream holds; creates it.
+
+        Raises:
+            InvalidInput: The name is not valid.
+        """
+        ...
+
+    def stream(self, stream: str) -> StreamState:
+        """Describe a stream.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ...
+
+    def streams(self) -> list[StreamState]:
+        """All streams by name."""
+        ...
+
+    def begin(self, request: PushRequest, offset_bytes: int) -> None:
+        """Open a push, or take one up where ``received`` said.
+
+        Raises:
+            InvalidInput: A name or number is not valid.
+            NotFound: ``offset_bytes`` is not 0 and nothing was received: ``PUSH_UNKNOWN``.
+            LimitExceeded: The queue is full and the stream refuses (``QUEUE_FULL``), or the disk.
+        """
+        ...
+
+    def received(self, push_id: str) -> tuple[int, RolloutInfo | None]:
+        """How many bytes of a push have arrived, and what it became once it is stored."""
+        ...
+
+    def append(self, push_id: str, offset_bytes: int, data: bytes) -> int:
+        """Add bytes without a gap, at most 1 MiB; returns all that is received.
+
+        Bytes that arrived before are taken again.
+
+        Raises:
+            NotFound: No such push.
+            InvalidInput: The offset leaves a gap.
+            LimitExceeded: The disk is full, or the rollout larger than is taken.
+        """
+        ...
+
+    def commit(self, push_id: str, digest: Digest) -> tuple[RolloutInfo, bool]:
+        """Verify, make durable, list, answer; asked again it answers the same.
+
+        Returns:
+            What it became, and whether the same content was stored before.
+
+        Raises:
+            NotFound: No such push.
+            Corrupt: The content does not match its digest or is no intact rollout file.
+            AlreadyExists: The iteration of this producer has other content.
+            LimitExceeded: The queue became full, or the disk is.
+        """
+        ...
+
+    def abort(self, push_id: str) -> None:
+        """Give up a push; unknown ones are no error."""
+        ...
+
+    def find(self, stream: str, which: Which, wait_s: float = 0.0) -> Opened:
+        """Find a rollout, and take it where ``which`` says so.
+
+        Args:
+            stream: Name of the stream; it need not exist yet when there is time to wait.
+            which: Which one.
+            wait_s: How long to wait until there is one.
+
+        Raises:
+            NotFound: There is none (and no time to wait was given, or it can never come).
+            TimedOut: None came in ``wait_s``: ``NO_ROLLOUT``.
+        """
+        ...
+
+    def settle(self, stream: str, consumer: str, sequence: int, *, done: bool) -> None:
+        """A consumer is through with a rollout, or gives it back.
+
+        Raises:
+            NotFound: No such stream or consumer.
+        """
+        ...
+
+    def open_content(self, stream: str, sequence: int) -> BinaryIO:
+        """Open the file of a rollout, seekable; it stays readable if it is deleted meanwhile.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ...
+
+    def list(self, stream: str, after_sequence: int = 0, limit: int = 1000) -> list[RolloutInfo]:
+        """Rollouts of a stream by ascending sequence.
+
+        Raises:
+            NotFound: There is no such stream.
+        """
+        ...
+
+    def wait(self, stream: str, after_sequence: int, timeout_s: float) -> bool:
+        """Wait until a stream has a rollout above a sequence; returns whether it has."""
+        ...
+
+    def delete(self, stream: str, sequence: int) -> None:
+        """Delete one rollout.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release files; calls that wait return."""
         ...
 
 

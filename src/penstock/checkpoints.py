@@ -20,6 +20,7 @@ __all__ = [
     "RunInfo",
     "UploadRequest",
     "UploadState",
+    "check_name",
     "check_run",
     "check_step",
     "check_tag",
@@ -125,7 +126,7 @@ def check_run(run: str) -> str:
     Raises:
         InvalidInput: It is not; the message says what is.
     """
-    return _check_name(run, "run")
+    return check_name(run, "run")
 
 
 def check_tag(tag: str) -> str:
@@ -140,7 +141,7 @@ def check_tag(tag: str) -> str:
         )
     if tag.isdecimal():
         raise InvalidInput(f"tag {tag!r} would be taken for a step: add a letter", field="tags")
-    return _check_name(tag, "tags")
+    return check_name(tag, "tags")
 
 
 def check_step(step: int) -> int:
@@ -159,7 +160,12 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _check_name(name: str, field: str) -> str:
+def check_name(name: str, field: str) -> str:
+    """Return ``name`` if a run, tag, stream or the like may be called so.
+
+    Raises:
+        InvalidInput: It may not; the message says what may.
+    """
     if not is_name(name):
         raise InvalidInput(
             f"{field}: {name!r:.160} is no valid name: use letters, digits, '.', '_' and '-', at "

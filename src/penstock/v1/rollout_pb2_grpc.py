@@ -26,8 +26,11 @@ if _version_not_supported:
 
 
 class RolloutServiceStub(object):
-    """Keeps rollouts of streams: named tensors [env, time, ...] in independently readable chunks. The
+    """Keeps streams of rollouts. A stream is an ordered history; a rollout is one file of it, which this
+    service stores and sends in parts but never decodes: its format is in docs/rollouts.md. The
     checkpointer offers this service beside checkpoints.
+
+    Names (streams, producers, consumers, members) are letters, digits, '.', '_' and '-', at most 128.
     """
 
     def __init__(self, channel):
@@ -36,15 +39,40 @@ class RolloutServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.ConfigureStream = channel.unary_unary(
+                '/penstock.v1.RolloutService/ConfigureStream',
+                request_serializer=penstock_dot_v1_dot_rollout__pb2.ConfigureStreamRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_rollout__pb2.ConfigureStreamResponse.FromString,
+                _registered_method=True)
+        self.GetStream = channel.unary_unary(
+                '/penstock.v1.RolloutService/GetStream',
+                request_serializer=penstock_dot_v1_dot_rollout__pb2.GetStreamRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_rollout__pb2.GetStreamResponse.FromString,
+                _registered_method=True)
+        self.ListStreams = channel.unary_unary(
+                '/penstock.v1.RolloutService/ListStreams',
+                request_serializer=penstock_dot_v1_dot_rollout__pb2.ListStreamsRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_rollout__pb2.ListStreamsResponse.FromString,
+                _registered_method=True)
         self.PushRollout = channel.stream_unary(
                 '/penstock.v1.RolloutService/PushRollout',
                 request_serializer=penstock_dot_v1_dot_rollout__pb2.PushRolloutRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_rollout__pb2.PushRolloutResponse.FromString,
                 _registered_method=True)
+        self.GetPush = channel.unary_unary(
+                '/penstock.v1.RolloutService/GetPush',
+                request_serializer=penstock_dot_v1_dot_rollout__pb2.GetPushRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_rollout__pb2.GetPushResponse.FromString,
+                _registered_method=True)
         self.PullRollout = channel.unary_stream(
                 '/penstock.v1.RolloutService/PullRollout',
                 request_serializer=penstock_dot_v1_dot_rollout__pb2.PullRolloutRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_rollout__pb2.PullRolloutResponse.FromString,
+                _registered_method=True)
+        self.SettleRollout = channel.unary_unary(
+                '/penstock.v1.RolloutService/SettleRollout',
+                request_serializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutResponse.FromString,
                 _registered_method=True)
         self.ListRollouts = channel.unary_unary(
                 '/penstock.v1.RolloutService/ListRollouts',
@@ -64,38 +92,94 @@ class RolloutServiceStub(object):
 
 
 class RolloutServiceServicer(object):
-    """Keeps rollouts of streams: named tensors [env, time, ...] in independently readable chunks. The
+    """Keeps streams of rollouts. A stream is an ordered history; a rollout is one file of it, which this
+    service stores and sends in parts but never decodes: its format is in docs/rollouts.md. The
     checkpointer offers this service beside checkpoints.
+
+    Names (streams, producers, consumers, members) are letters, digits, '.', '_' and '-', at most 128.
     """
 
-    def PushRollout(self, request_iterator, context):
-        """Takes one rollout: first the header, then its chunks in any order. Answers when it is durable.
-        Idempotent by (stream, iteration): the same content again gives the same answer.
+    def ConfigureStream(self, request, context):
+        """Sets what a stream holds and does when it is full; creates the stream. Asked again with the same
+        settings it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStream(self, request, context):
+        """Describes one stream: settings, producers, consumers, counts.
 
         Errors:
-        ALREADY_EXISTS: the iteration exists with other content.
-        RESOURCE_EXHAUSTED: the stream's queue is full and its policy is to refuse; RetryInfo says
-        when to come back.
-        DATA_LOSS: a chunk does not match its checksum.
+        NOT_FOUND: no such stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStreams(self, request, context):
+        """Describes all streams, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PushRollout(self, request_iterator, context):
+        """Takes one rollout: first `begin`, then pieces without a gap from `begin.offset_bytes` on, last
+        `finish`. Answers when it is verified, durable and listed. Creates the stream if it is missing.
+        Idempotent by (stream, producer, iteration): the same content again gives the same answer.
+
+        When the call breaks off, GetPush says where to go on in a new call.
+
+        Errors:
+        ALREADY_EXISTS: the iteration of this producer exists with other content.
+        RESOURCE_EXHAUSTED: reason QUEUE_FULL: as many rollouts wait as the stream may hold and it
+        refuses more; RetryInfo says when to come back. DISK_FULL, LIMIT: as they say.
+        INVALID_ARGUMENT: pieces leave a gap, a name or number is not valid.
+        DATA_LOSS: a piece or the whole does not match its hash, or is no rollout file.
+        NOT_FOUND: reason PUSH_UNKNOWN: nothing was received of this push; begin at 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPush(self, request, context):
+        """Says how much of a push was received.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PullRollout(self, request, context):
-        """Streams a rollout, or the chosen environments, times and fields of it: first the header, then
-        the chunks that hold them, in ascending (env, field) order.
+        """Streams a rollout, or the parts of its file that hold the chosen environments, steps and fields:
+        first `opened`, then pieces by ascending offset.
 
         Errors:
-        NOT_FOUND: no such stream or iteration.
-        DEADLINE_EXCEEDED: waited for the next one as long as asked; none came.
+        NOT_FOUND: no such stream or rollout.
+        DEADLINE_EXCEEDED: reason NO_ROLLOUT: none came in `wait_ms`.
+        INVALID_ARGUMENT: an environment, step or field that the rollout does not have.
+        DATA_LOSS: the stored file is damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleRollout(self, request, context):
+        """Says that a consumer is through with a rollout, so that it leaves the queue; or that it gives
+        it back for another member to take. Asked again it changes nothing.
+
+        Errors:
+        NOT_FOUND: no such stream or consumer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRollouts(self, request, context):
-        """Lists a stream's rollouts by ascending iteration.
+        """Lists a stream's rollouts by ascending sequence.
+
+        Errors:
+        NOT_FOUND: no such stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,14 +187,18 @@ class RolloutServiceServicer(object):
 
     def DeleteRollout(self, request, context):
         """Deletes one rollout.
+
+        Errors:
+        NOT_FOUND: there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeRollouts(self, request, context):
-        """Announces every rollout of a stream from `from_iteration` on, as it becomes durable, until the
-        client hangs up. A client that reconnects names the first iteration it has not seen.
+        """Announces every rollout of a stream above `after_sequence` as it becomes durable, until the
+        client hangs up; the stream need not exist yet. A client that reconnects names the last sequence
+        that it has seen.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,15 +207,40 @@ class RolloutServiceServicer(object):
 
 def add_RolloutServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ConfigureStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigureStream,
+                    request_deserializer=penstock_dot_v1_dot_rollout__pb2.ConfigureStreamRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_rollout__pb2.ConfigureStreamResponse.SerializeToString,
+            ),
+            'GetStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStream,
+                    request_deserializer=penstock_dot_v1_dot_rollout__pb2.GetStreamRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_rollout__pb2.GetStreamResponse.SerializeToString,
+            ),
+            'ListStreams': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStreams,
+                    request_deserializer=penstock_dot_v1_dot_rollout__pb2.ListStreamsRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_rollout__pb2.ListStreamsResponse.SerializeToString,
+            ),
             'PushRollout': grpc.stream_unary_rpc_method_handler(
                     servicer.PushRollout,
                     request_deserializer=penstock_dot_v1_dot_rollout__pb2.PushRolloutRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_rollout__pb2.PushRolloutResponse.SerializeToString,
             ),
+            'GetPush': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPush,
+                    request_deserializer=penstock_dot_v1_dot_rollout__pb2.GetPushRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_rollout__pb2.GetPushResponse.SerializeToString,
+            ),
             'PullRollout': grpc.unary_stream_rpc_method_handler(
                     servicer.PullRollout,
                     request_deserializer=penstock_dot_v1_dot_rollout__pb2.PullRolloutRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_rollout__pb2.PullRolloutResponse.SerializeToString,
+            ),
+            'SettleRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleRollout,
+                    request_deserializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutResponse.SerializeToString,
             ),
             'ListRollouts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRollouts,
@@ -153,9 +266,93 @@ def add_RolloutServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RolloutService(object):
-    """Keeps rollouts of streams: named tensors [env, time, ...] in independently readable chunks. The
+    """Keeps streams of rollouts. A stream is an ordered history; a rollout is one file of it, which this
+    service stores and sends in parts but never decodes: its format is in docs/rollouts.md. The
     checkpointer offers this service beside checkpoints.
+
+    Names (streams, producers, consumers, members) are letters, digits, '.', '_' and '-', at most 128.
     """
+
+    @staticmethod
+    def ConfigureStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.RolloutService/ConfigureStream',
+            penstock_dot_v1_dot_rollout__pb2.ConfigureStreamRequest.SerializeToString,
+            penstock_dot_v1_dot_rollout__pb2.ConfigureStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.RolloutService/GetStream',
+            penstock_dot_v1_dot_rollout__pb2.GetStreamRequest.SerializeToString,
+            penstock_dot_v1_dot_rollout__pb2.GetStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStreams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.RolloutService/ListStreams',
+            penstock_dot_v1_dot_rollout__pb2.ListStreamsRequest.SerializeToString,
+            penstock_dot_v1_dot_rollout__pb2.ListStreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def PushRollout(request_iterator,
@@ -185,6 +382,33 @@ class RolloutService(object):
             _registered_method=True)
 
     @staticmethod
+    def GetPush(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.RolloutService/GetPush',
+            penstock_dot_v1_dot_rollout__pb2.GetPushRequest.SerializeToString,
+            penstock_dot_v1_dot_rollout__pb2.GetPushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PullRollout(request,
             target,
             options=(),
@@ -201,6 +425,33 @@ class RolloutService(object):
             '/penstock.v1.RolloutService/PullRollout',
             penstock_dot_v1_dot_rollout__pb2.PullRolloutRequest.SerializeToString,
             penstock_dot_v1_dot_rollout__pb2.PullRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.RolloutService/SettleRollout',
+            penstock_dot_v1_dot_rollout__pb2.SettleRolloutRequest.SerializeToString,
+            penstock_dot_v1_dot_rollout__pb2.SettleRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,1 @@
+"""Streams of rollouts: kept, queued between collectors and trainers."""

@@ -1,0 +1,1 @@
+"""Streams of rollouts: pushing, pulling, taking, settling."""

@@ -1,0 +1,1 @@
+"""The rollout file: named tensors ``[env, time, ...]`` in segments that can be read alone."""

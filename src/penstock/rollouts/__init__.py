@@ -1,0 +1,1 @@
+"""Rollouts for collectors and trainers: storage, collecting in the background, advice."""
