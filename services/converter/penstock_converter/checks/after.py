@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.allocator import give_back_memory
+from penstock.library_pages import let_go_of_libraries
 from penstock_converter.checks.findings import VALIDATION_NAME, Validation
 from penstock_converter.checks.validation import validate_dataset
 from penstock_converter.jobs.outcome import Outcome
@@ -23,6 +24,7 @@ def check_made(job: Job, outcome: Outcome) -> Validation | None:
         return None
     # What the conversion needed is not needed any more, and the checks bring needs of their own.
     give_back_memory()
+    let_go_of_libraries()
     found = validate_dataset(job.out, bags=job.bags, hdf5=job.hdf5, pictures=job.out / PICTURES)
     found.write(job.out)
     return found

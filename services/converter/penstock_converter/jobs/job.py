@@ -23,6 +23,7 @@ from penstock.errors import (
     PenstockError,
 )
 from penstock.failpoints import failpoint
+from penstock.library_pages import let_go_of_libraries
 from penstock.memory import memory_limit_bytes
 from penstock_converter.jobs.joining import Grown, Places, join
 from penstock_converter.jobs.outcome import (
@@ -139,6 +140,7 @@ class _Run:
         """Make the dataset of all that is staged, and publish it."""
         # Messages, images and encoders are gone; joining brings tables in their place.
         give_back_memory()
+        let_go_of_libraries()
         if self._job.hdf5 is None:
             return self._publish(folder, None)
         with staging_folder(self._job.hdf5) as apart:

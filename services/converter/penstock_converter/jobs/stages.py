@@ -15,6 +15,7 @@ from typing import Any
 
 from penstock.errors import PenstockError
 from penstock.failpoints import failpoint
+from penstock.library_pages import let_go_of_libraries
 from penstock_converter.jobs.durable import replace_synced, sync_folder, sync_tree
 from penstock_converter.jobs.outcome import BagOutcome, fingerprint, identify
 from penstock_converter.jobs.recording import Work, convert_recording
@@ -143,6 +144,7 @@ class Stages:
             DataFault: The recording does not yield an episode.
             Cancelled: ``cancelled`` said so.
         """
+        let_go_of_libraries()
         attempt = self.folder / f".{key}.{secrets.token_hex(4)}"
         attempt.mkdir()
         failpoint("converter.stage.begun")
