@@ -49,6 +49,12 @@ def test_jpeg_is_what_a_viewer_shows():
     assert np.abs(decoded.astype(int) - smooth).max() <= 3
 
 
+def test_each_jpeg_has_the_size_that_its_own_header_says():
+    sizes = [(6, 10), (6, 10), (10, 6), (6, 12), (6, 10)]
+    found = [image_source(Message(**compressed(np.zeros((*size, 3), np.uint8)))) for size in sizes]
+    assert [(file.height, file.width) for file in found] == sizes
+
+
 def test_a_file_passes_through_and_a_raw_image_becomes_a_png():
     fields = compressed(PIXELS)
     source = image_source(Message(**fields))

@@ -59,18 +59,19 @@ def stream_frames(
         arriving = _arrivals(bag, window.last_use.keys() - held.keys())
         for frame, needs in enumerate(window.needs, start):
             keys = [key for found in needs.values() for key in found]
-            while waiting := [key for key in keys if key not in held]:
-                key, data = next(arriving, (None, b""))
-                if key is None:
-                    topic, number = min(waiting)
-                    raise DataFault(
-                        f"{bag.path}: message {number} of topic {topic} was there in the first "
-                        "pass and is missing in the second: the file has changed meanwhile",
-                        reason="BAG_CHANGED",
-                    )
-                held[key] = data
+            for wanted in keys:
+                while wanted not in held:
+                    key, data = next(arriving, (None, b""))
+                    if key is None:
+                        topic, number = min(key for key in keys if key not in held)
+                        raise DataFault(
+                            f"{bag.path}: message {number} of topic {topic} was there in the first "
+                            "pass and is missing in the second: the file has changed meanwhile",
+                            reason="BAG_CHANGED",
+                        )
+                    held[key] = data
             messages = {
-                name: tuple((key[1], held[key]) for key in found) for name, found in needs.items()
+                name: tuple([(key[1], held[key]) for key in found]) for name, found in needs.items()
             }
             yield FrameMessages(frame, messages)
             for key in keys:
@@ -117,7 +118,7 @@ class _Window:
         for name, track in frames.tracks.items():
             topic, some = mapping.sources[name].topic, track.at(taken)
             pairs = zip(some.first.tolist(), some.second.tolist(), strict=True)
-            columns.append([tuple((topic, n) for n in pair if n >= 0) for pair in pairs])
+            columns.append([tuple([(topic, n) for n in pair if n >= 0]) for pair in pairs])
         self.needs = [
             dict(zip(frames.tracks, found, strict=True)) for found in zip(*columns, strict=True)
         ]

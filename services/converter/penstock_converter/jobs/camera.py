@@ -51,6 +51,7 @@ class Camera:
         self._depth = self._dtype == "depth"
         self._far = FarPixels()
         self._held, self._first_held = 0, ""
+        self._shape: tuple[int, ...] | None = None
         # Of the episode at work: what was decoded last, and the last message that decoded.
         self._last: tuple[int, Any] | None = None
         self._good: Item | None = None
@@ -84,7 +85,9 @@ class Camera:
         wanted = any(sink.wants_pixels(self._name, item.frame) for sink in sinks)
         try:
             image, shape = self._read_or_hold(item, wanted=wanted)
-            self._schema.settle(self._name, FeatureSchema(self._dtype, shape))
+            if shape != self._shape:
+                self._schema.settle(self._name, FeatureSchema(self._dtype, shape))
+                self._shape = shape
             kept = [sink.image(self._name, item.frame, image) for sink in sinks]
         except DataFault as error:
             raise located(error, self._bag, self.topic, item.number) from error

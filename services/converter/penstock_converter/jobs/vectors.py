@@ -37,7 +37,7 @@ class Vector:
         self._schema, self._dtype = schema, dtype_of(name, mapping, kinds[0])
         self._labels = feature.labels
         self._labelled = any(given.labels for given in (feature, *feature.sources))
-        self._width: int | None = None
+        self._settled = False
         self._name, self._bag = name, bag
         self._parts = [
             _VectorPart(bag, source, part, NumberDecoder(source, part, kind))
@@ -63,26 +63,30 @@ class Vector:
             return None
         vectors = [part.of(frame, frames) for part in self._parts]
         vector = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-        if self._width is None:
-            self._width = len(vector)
-            labels = self.labels
-            if labels is not None and self._labelled and len(labels) != len(vector):
-                raise DataFault(
-                    f"{self._bag.path}: feature {self._name} has {len(vector)} elements and "
-                    f"{len(labels)} labels",
-                    reason="LABEL_COUNT",
-                )
-        try:
-            names = tuple(self.labels or ())
-            feature = FeatureSchema(
-                self._dtype, vector.shape, names if len(names) == len(vector) else None
+        if not self._settled:
+            self._settle(frame, vector)
+        return vector
+
+    def _settle(self, frame: FrameMessages, vector: NDArray[np.float64]) -> None:
+        """Learn what vectors look like; parts refuse whatever is unlike their first message."""
+        labels = self.labels
+        if labels is not None and self._labelled and len(labels) != len(vector):
+            raise DataFault(
+                f"{self._bag.path}: feature {self._name} has {len(vector)} elements and "
+                f"{len(labels)} labels",
+                reason="LABEL_COUNT",
             )
+        names = tuple(labels or ())
+        feature = FeatureSchema(
+            self._dtype, vector.shape, names if len(names) == len(vector) else None
+        )
+        try:
             self._schema.settle(self._name, feature)
         except DataFault as error:
             first = self._parts[0]
             number, _ = frame.messages[first.source][0]
             raise located(error, self._bag.path, first.topic, number) from error
-        return vector
+        self._settled = True
 
 
 class _VectorPart:

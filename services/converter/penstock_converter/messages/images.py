@@ -36,6 +36,9 @@ _TAIL_BYTES = 1024
 _MOST_DEFLATED = 1032
 """Bytes that deflate makes of one, at most."""
 
+_latest_jpeg: tuple[bytes, tuple[int, int, int]] = (b"no JPEG", (0, 0, 0))
+"""What the last one begins with, up to its size, and what that says: a camera writes the same."""
+
 _MARKER = 0xFF
 # Start of frame, of any process; the three left out are other segments.
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -241,6 +244,10 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int]:
     # Decoders fill what is cut off with grey, and say nothing.
     if data.find(_END_OF_JPEG, max(len(data) - _TAIL_BYTES, 0)) < 0:
         raise broken_image("jpg", len(data), "its end is missing")
+    global _latest_jpeg  # noqa: PLW0603 - a cache of one
+    beginning, told = _latest_jpeg
+    if data.startswith(beginning):
+        return told
     position = 2
     while position + 9 <= len(data) and data[position] == _MARKER:
         marker = data[position + 1]
@@ -249,6 +256,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int]:
             continue
         if marker in _START_OF_FRAME:
             bits, height, width = struct.unpack_from(">BHH", data, position + 4)
+            _latest_jpeg = data[: position + 9], (height, width, bits)
             return height, width, bits
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise broken_image("jpg", len(data), "it has no start of frame")

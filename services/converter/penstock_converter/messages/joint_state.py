@@ -16,6 +16,9 @@ __all__ = ["JOINT_STATE", "JointState", "JointStateReader"]
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 _ENCAPSULATION_BYTES = 4
+_FORMS = {order: (struct.Struct(f"{order}I"), np.dtype(f"{order}f8")) for order in ("<", ">")}
+"""Of lengths and numbers, by the order of bytes."""
+
 _ROS1_FRAME_ID, _CDR_FRAME_ID = 12, 8
 """Bytes of the header before its frame: number and stamp, or stamp."""
 
@@ -55,18 +58,19 @@ class JointStateReader:
             if message[:2] not in (b"\x00\x00", b"\x00\x01"):
                 return None
             order = "<" if message[1] else ">"
+        length, number = _FORMS[order]
         try:
-            (size,) = struct.unpack_from(f"{order}I", message, self._header)
+            (size,) = length.unpack_from(message, self._header)
             position = self._aligned(self._header + 4 + size, 4)
-            position = self._find_names(message, position, order)
+            position = self._find_names(message, position, length)
             arrays: list[NDArray[np.float64]] = []
             for _ in range(3):
                 position = self._aligned(position, 4)
-                (count,) = struct.unpack_from(f"{order}I", message, position)
+                (count,) = length.unpack_from(message, position)
                 position += 4
                 if count:
                     position = self._aligned(position, 8)
-                arrays.append(np.frombuffer(message, f"{order}f8", count, position))
+                arrays.append(np.frombuffer(message, number, count, position))
                 position += 8 * count
         except (struct.error, ValueError):
             return None
@@ -78,19 +82,19 @@ class JointStateReader:
     def _aligned(self, position: int, size: int) -> int:
         return position if self._ros1 else position + (self._base - position) % size
 
-    def _find_names(self, message: bytes, begin: int, order: str) -> int:
+    def _find_names(self, message: bytes, begin: int, length: struct.Struct) -> int:
         """Learn the names that begin there; returns where they end."""
         known = self._names_bytes
         if begin == self._names_at and message.startswith(known, begin):
             return begin + len(known)
-        (count,) = struct.unpack_from(f"{order}I", message, begin)
+        (count,) = length.unpack_from(message, begin)
         if 4 * count > len(message):
             raise ValueError("more names than there are bytes")
         position = begin + 4
         names: list[str] = []
         for _ in range(count):
             position = self._aligned(position, 4)
-            (size,) = struct.unpack_from(f"{order}I", message, position)
+            (size,) = length.unpack_from(message, position)
             position += 4 + size
             if position > len(message):
                 raise ValueError("a name is cut off")

@@ -47,7 +47,7 @@ class NumberDecoder:
             )
         self.reads_header = self._path.steps[0] == "header"
         self._joint_state = kind == JOINT_STATE and field in _PER_JOINT
-        self._order: NDArray[np.intp] | None = None
+        self._order: NDArray[np.intp] | slice | None = None
         self._seen: list[str] | None = None
 
     @property
@@ -64,7 +64,8 @@ class NumberDecoder:
         """
         value = self._path.of(message)
         try:
-            vector = np.atleast_1d(np.asarray(value))
+            vector = np.asarray(value)
+            vector = vector if vector.ndim else vector.reshape(1)
         except ValueError:
             vector = np.empty(0, object)
         if vector.ndim != 1 or vector.dtype.kind not in "biuf":
@@ -98,7 +99,7 @@ class NumberDecoder:
 
     def _by_joint(self, joints: list[str], values: NDArray[Any]) -> NDArray[Any]:
         if self._seen != joints or self._order is None:
-            self._order = self._find(joints, len(values))
+            self._order = self._find(joints)
             self._seen = joints
         if len(joints) != len(values):
             raise DataFault(
@@ -108,7 +109,7 @@ class NumberDecoder:
             )
         return values[self._order]
 
-    def _find(self, joints: list[str], count: int) -> NDArray[np.intp]:
+    def _find(self, joints: list[str]) -> NDArray[np.intp] | slice:
         wanted = self._part.names
         if wanted is None:
             if self._seen is not None:
@@ -117,7 +118,7 @@ class NumberDecoder:
                     f"{joints}: give names, then each joint is found by name",
                     reason="JOINT_ORDER",
                 )
-            return np.arange(count)
+            return slice(None)
         missing = [joint for joint in wanted if joint not in joints]
         if missing:
             raise DataFault(

@@ -57,6 +57,10 @@ class LeRobotEpisode:
         self._folder, self._mapping, self._output = folder, mapping, output
         self._length = 0
         self._sampled_every = 1
+        self._encodes = output.codec != "copy"
+        features = mapping.features.items() if output.video else ()
+        self._filmed = {name for name, each in features if each.dtype in (None, "video")}
+        self._deep = {name for name, each in mapping.features.items() if each.dtype == "depth"}
         self._histograms: dict[str, Histogram] = {}
         self._videos: dict[str, _Video] = {}
         self._parquet: pq.ParquetWriter | None = None
@@ -72,8 +76,8 @@ class LeRobotEpisode:
         """Encoders want all of them, statistics those that are sampled."""
         if frame >= self._length:
             return False
-        encoded = self._is_video(feature) and self._output.codec != "copy"
-        return encoded or self._is_depth(feature) or frame % self._sampled_every == 0
+        encoded = self._encodes and feature in self._filmed
+        return encoded or feature in self._deep or frame % self._sampled_every == 0
 
     def image(self, feature: str, frame: int, image: Image) -> EncodedImage | None:
         """Encode one image, or pass on the file that it came as."""
@@ -84,18 +88,17 @@ class LeRobotEpisode:
             if feature not in self._histograms:
                 self._histograms[feature] = Histogram.like(image.pixels)
             self._histograms[feature].add(self._sampled(image.pixels))
-        if not self._is_video(feature):
+        if feature not in self._filmed:
             if image.source is not None:
                 return image.source
             assert image.pixels is not None  # noqa: S101 - raw images and depth are decoded
             return encode_png(image.pixels)
         if feature not in self._videos:
             path, fps = video_file(self._folder, feature), self._mapping.fps
-            copy = self._output.codec == "copy"
             self._videos[feature] = (
-                EpisodeCopier(path, fps, self._length)
-                if copy
-                else EpisodeEncoder(path, fps, self._output, self._length)
+                EpisodeEncoder(path, fps, self._output, self._length)
+                if self._encodes
+                else EpisodeCopier(path, fps, self._length)
             )
         self._videos[feature].add(image)
         return None
@@ -151,12 +154,6 @@ class LeRobotEpisode:
         if self._parquet is not None:
             self._parquet.close()
             self._parquet = None
-
-    def _is_depth(self, feature: str) -> bool:
-        return self._mapping.features[feature].dtype == "depth"
-
-    def _is_video(self, feature: str) -> bool:
-        return self._output.video and self._mapping.features[feature].dtype in (None, "video")
 
 
 def _number_column(values: NDArray[Any]) -> pa.Array:

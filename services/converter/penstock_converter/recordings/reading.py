@@ -130,6 +130,7 @@ class MessageReader:
         owner = np.arange(len(topics), dtype=np.min_scalar_type(len(topics)))
         owners = np.repeat(owner, [len(wanted[topic]) for topic in topics])
         numbers = np.concatenate([wanted[topic] for topic in topics])
+        fetch = self._stored if self.ros1 else self._payload
         with self.guard("its messages"):
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]
@@ -137,7 +138,7 @@ class MessageReader:
                 for (stream, place), owner, number in zip(
                     joined.places(batch), *named, strict=True
                 ):
-                    data = self._payload(stream, place, limit_bytes)
+                    data = fetch(stream, place, limit_bytes)
                     yield NumberedMessage(topics[owner], number, data)
 
     def size_bytes(self, topic: str) -> int:

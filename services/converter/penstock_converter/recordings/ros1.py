@@ -95,21 +95,20 @@ class Ros1File(ChunkedFile):
     def read(self, channel: int, place: Place, limit_bytes: int | None = None) -> bytes:
         """See ``Storage``."""
         view = self.block(place.block)
-        data_at, end = self._data(view, channel, place)
-        size = end - data_at
+        data_at, size = self._data(view, channel, place)
         return view.take(data_at, size if limit_bytes is None else min(size, limit_bytes))
 
     def _data(self, view: View, channel: int, place: Place) -> tuple[int, int]:
-        """Where the data of a message begin and end."""
+        """Where the data of a message begin, and how many bytes they are."""
         if self._head is not None:
             # Most messages begin with the very bytes that are to be there.
             head = self._head.of(channel, place.time_ns)
             data_at = place.offset + len(head) + 4
             if data_at <= view.size_bytes:
                 begin = view.take(place.offset, len(head) + 4)
-                end = data_at + int.from_bytes(begin[-4:], "little")
-                if begin.startswith(head) and end <= view.size_bytes:
-                    return data_at, end
+                size = int.from_bytes(begin[-4:], "little")
+                if begin.startswith(head) and data_at + size <= view.size_bytes:
+                    return data_at, size
         begin = place.offset
         record = read_record(view, begin)
         # Some recorders let an index entry begin at the connection that a message needs.
@@ -119,7 +118,7 @@ class Ros1File(ChunkedFile):
         if record.op != MESSAGE or message_of(record) != (channel, place.time_ns):
             raise Incomplete(f"the message at {place.offset} is not the one of the index")
         self._head = MessageHead(view.take(begin, record.data_at - begin - 4))
-        return record.data_at, record.end
+        return record.data_at, record.end - record.data_at
 
     def open_chunk(self, at: int) -> View:
         """See ``ChunkedFile``; an uncompressed one stays in the file."""

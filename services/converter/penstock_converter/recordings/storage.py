@@ -164,6 +164,7 @@ class ChunkedFile(Storage):
         self.view = FileView(self._descriptor, 0, self.size_bytes)
         self._chunks: OrderedDict[int, View] = OrderedDict()
         self._cost = 0
+        self._latest: tuple[int, View] = (0, self.view)
 
     @abstractmethod
     def open_chunk(self, at: int) -> View:
@@ -175,6 +176,9 @@ class ChunkedFile(Storage):
 
     def block(self, at: int) -> View:
         """The file or a chunk of it, from the cache if it is there."""
+        latest, found = self._latest
+        if at == latest:
+            return found
         if at == 0:
             return self.view
         found = self._chunks.get(at)
@@ -185,17 +189,18 @@ class ChunkedFile(Storage):
                 _, gone = self._chunks.popitem(last=False)
                 self._cost -= _cost(gone)
         self._chunks.move_to_end(at)
+        self._latest = at, found
         return found
 
     def forget(self) -> None:
         """See ``Storage``."""
         self._chunks.clear()
         self._cost = 0
+        self._latest = 0, self.view
 
     def close(self) -> None:
         """See ``Storage``."""
-        self._chunks.clear()
-        self._cost = 0
+        self.forget()
         os.close(self._descriptor)
 
 

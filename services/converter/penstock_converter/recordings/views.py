@@ -65,14 +65,16 @@ class FileView:
 
     def take(self, offset: int, size_bytes: int) -> bytes:
         """See ``View``."""
+        inside = offset - self._ahead_at
+        # Most of what is small has been read, and what was read is there.
+        if 0 <= size_bytes <= len(self._ahead) - inside and inside >= 0:
+            return self._ahead[inside : inside + size_bytes]
         _check(offset, size_bytes, self.size_bytes)
         if size_bytes > _SMALL_BYTES:
             return self._read(offset, size_bytes)
-        inside = offset - self._ahead_at
-        if inside < 0 or inside + size_bytes > len(self._ahead):
-            length = min(_AHEAD_BYTES, self.size_bytes - offset)
-            self._ahead, self._ahead_at, inside = self._read(offset, length), offset, 0
-        return self._ahead[inside : inside + size_bytes]
+        length = min(_AHEAD_BYTES, self.size_bytes - offset)
+        self._ahead, self._ahead_at = self._read(offset, length), offset
+        return self._ahead[:size_bytes]
 
     def part(self, offset: int, size_bytes: int) -> FileView:
         """A stretch of this one.
