@@ -148,17 +148,29 @@ class Bench:
             }
 
     def copy(self) -> None:
-        """JPEG files put into videos as they are, beside copying the bag."""
+        """JPEG files put into videos as they are, beside copying the bag.
+
+        Both sync what they write, and both find the bag in the system's cache of files and memory
+        that another copy has just given back. Without that copy, whichever comes first may pay for
+        the other: the host of a virtual machine takes memory away that is free for seconds, and
+        writing to it then costs three times as much.
+        """
         frames = round(self._amount.sizes_gb[0] * _GB / self._scenes.frame_bytes)
         copier = [sys.executable, "-S", Path(__file__).with_name("copy_file.py")]
         target = self._folder / "copied"
         copied: list[Run] = []
         converted: list[Run] = []
         images = 0
+
+        def copy(bag: Path) -> Run:
+            run = self._checked(run_watched([*copier, bag, target], log=self._log))
+            target.unlink()
+            return run
+
         with self._bag("copy", frames) as bag:
             for _ in range(self._amount.turns):
-                copied.append(self._checked(run_watched([*copier, bag, target], log=self._log)))
-                target.unlink()
+                copy(bag)
+                copied.append(copy(bag))
                 run, images = self._convert([bag], "outputs.lerobot.codec=copy", options=_ALONE)
                 converted.append(run)
         self.found |= {
