@@ -33,11 +33,19 @@ def let_go_of_libraries() -> None:
 def _code() -> Iterator[tuple[int, int]]:
     """Where code is mapped, and the tables of symbols that a file begins with.
 
-    Nobody writes to those. Other parts that can only be read now hold what loading wrote there.
+    Other parts that can only be read now hold what loading wrote there; where it wrote to these as
+    well, as it must for code that cannot lie anywhere, they are left alone.
     """
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, rights, offset, _, _, *path = line.split(maxsplit=5)
-        first = rights == "r--p" and not int(offset, 16)
-        if path and path[0].startswith("/") and (rights == "r-xp" or first):
-            begin, end = span.split("-")
-            yield int(begin, 16), int(end, 16)
+    found: tuple[int, int] | None = None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        word, *rest = line.split(maxsplit=5)
+        if word == "Anonymous:":
+            if found and int(rest[0]) == 0:
+                yield found
+            found = None
+        elif not word.endswith(":"):
+            rights, offset, *_, path = (*rest, "") if len(rest) < 5 else rest  # noqa: PLR2004 - with a path
+            first = rights == "r--p" and not int(offset, 16)
+            if path.startswith("/") and (rights == "r-xp" or first):
+                begin, end = word.split("-")
+                found = int(begin, 16), int(end, 16)
