@@ -1,0 +1,222 @@
+"""Encoding a rollout: buffers of the file come out while later ones are still being made."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from penstock.chunks import Digest
+from penstock.errors import InvalidInput, LimitExceeded
+from penstock.rollout_file.encoding import Codec, Encoding, is_below
+from penstock.rollout_file.field import Field, grid
+from penstock.rollout_file.index import MAGIC, Index, Segments
+from penstock.rollout_file.leaves import DTYPES, Leaves, flatten
+from penstock.rollout_file.limits import Limits
+from penstock.rollout_file.next_fields import find_bases
+from penstock.rollout_file.segments import encode_next, encode_segment
+
+__all__ = ["Encoder"]
+
+_BATCH_BYTES = 1 << 20
+
+Encoded = tuple[bytes, list[int], list[int]]
+
+
+class Encoder:
+    """Encodes a rollout; iterate over it once for the content of its file.
+
+    Args:
+        leaves: As ``flatten`` gives them; they must not change before the last buffer came.
+        encoding: How.
+        threads: How many encode.
+        meta: Plain JSON that the index carries.
+        limits: What is refused as too large; None for the usual.
+
+    Attributes:
+        raw_size_bytes: Of all tensors.
+
+    Raises:
+        InvalidInput: ``leaves`` are none, ``half`` or ``only`` name what cannot be, a value is
+            beyond float16, or ``meta`` is no JSON.
+        LimitExceeded: The rollout is too large.
+    """
+
+    def __init__(
+        self,
+        leaves: Leaves,
+        encoding: Encoding | None = None,
+        *,
+        threads: int = 1,
+        meta: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        encoding = encoding or Encoding()
+        leaves = flatten(leaves, limits)
+        self._threads = max(1, threads)
+        self._level = encoding.level
+        self._meta = _checked_meta(meta or {})
+        self._envs, self._steps = next(iter(leaves.values())).shape[:2]
+        self.raw_size_bytes = sum(array.nbytes for array in leaves.values())
+        if self.raw_size_bytes > limits.raw_size_bytes:
+            message = f"a rollout of {self.raw_size_bytes} bytes, at most {limits.raw_size_bytes}"
+            raise LimitExceeded(message)
+        self._arrays, self._fields = _plan(leaves, encoding)
+        self._numbers = {field.name: number for number, field in enumerate(self._fields)}
+        self._segments = Segments.of(self._envs, self._steps, self._fields)
+        self._index: Index | None = None
+        self._digest: Digest | None = None
+
+    @property
+    def index(self) -> Index:
+        """The index, once all buffers came."""
+        if self._index is None:
+            raise RuntimeError("the index is known when all buffers came")
+        return self._index
+
+    @property
+    def digest(self) -> Digest:
+        """Of the whole file, once all buffers came."""
+        if self._digest is None:
+            raise RuntimeError("the digest is known when all buffers came")
+        return self._digest
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole file, once all buffers came."""
+        return self.digest.size_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        state = xxhash.xxh3_128(MAGIC)
+        size = len(MAGIC)
+        sizes: list[int] = []
+        hashes: list[int] = []
+        pending = MAGIC
+        for data, part_sizes, part_hashes in self._encoded():
+            sizes += part_sizes
+            hashes += part_hashes
+            state.update(data)
+            size += len(data)
+            pending += data
+            if len(pending) >= 1 << 18:
+                yield pending
+                pending = b""
+        index = Index.build(
+            *(self._envs, self._steps, self._fields, self._meta),
+            np.array(sizes, np.int64),
+            np.array(hashes, np.uint64),
+        )
+        end = index.data + index.footer
+        state.update(end)
+        self._index = index
+        self._digest = Digest(size + len(end), state.digest())
+        yield pending + end
+
+    def _encoded(self) -> Iterator[Encoded]:
+        batches = self._batches()
+        if self._threads == 1:
+            yield from map(self._encode, batches)
+            return
+        ahead: deque[Future[Encoded]] = deque()
+        with ThreadPoolExecutor(self._threads, "penstock-encode") as pool:
+            try:
+                for batch in batches:
+                    ahead.append(pool.submit(self._encode, batch))
+                    if len(ahead) > 2 * self._threads:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _batches(self) -> Iterator[range]:
+        found = self._segments
+        row = np.array([field.row_size_bytes for field in self._fields], np.int64)
+        raw = np.cumsum(row[found.field] * found.envs * found.steps)
+        begin = 0
+        while begin < len(raw):
+            before = int(raw[begin - 1]) if begin else 0
+            end = int(np.searchsorted(raw, before + _BATCH_BYTES, "right"))
+            end = max(end, begin + 1)
+            yield range(begin, end)
+            begin = end
+
+    def _encode(self, batch: range) -> Encoded:
+        pieces: list[bytes] = []
+        for number in batch:
+            field = self._fields[int(self._segments.field[number])]
+            rows = self._rows(field, number)
+            if field.next_of is None:
+                pieces.append(encode_segment(rows, field.codec, self._level))
+            else:
+                base = self._rows(self._fields[self._numbers[field.next_of]], number)
+                pieces.append(encode_next(rows, base, field.codec, self._level))
+        hashes = [xxhash.xxh3_64_intdigest(piece) for piece in pieces]
+        return b"".join(pieces), [len(piece) for piece in pieces], hashes
+
+    def _rows(self, field: Field, number: int) -> NDArray[Any]:
+        found = self._segments
+        env, step = int(found.first_env[number]), int(found.first_step[number])
+        envs, steps = int(found.envs[number]), int(found.steps[number])
+        part = self._arrays[field.name][env : env + envs, step : step + steps]
+        item = part.dtype.itemsize
+        return np.ascontiguousarray(part).view(f"u{item}").reshape(envs, steps, -1)
+
+
+def _plan(leaves: Leaves, encoding: Encoding) -> tuple[Leaves, tuple[Field, ...]]:
+    arrays = {name: _stored(name, array, encoding) for name, array in leaves.items()}
+    for path in (*encoding.half, *(encoding.only or ())):
+        if not any(is_below(name, path) for name in leaves):
+            message = f"there is no field {path!r:.80}: the rollout has {', '.join(leaves):.400}"
+            raise InvalidInput(message, field=path)
+    bases = find_bases(arrays) if encoding.rebuild_next else {}
+    envs, steps = next(iter(leaves.values())).shape[:2]
+    fields: list[Field] = []
+    for name, array in arrays.items():
+        codec: Codec = encoding.codec
+        if encoding.only is not None and not any(is_below(name, path) for path in encoding.only):
+            codec = "raw"
+        row = array[0, 0].nbytes
+        dtype = leaves[name].dtype.name
+        shape = array.shape[2:]
+        fields.append(
+            Field(
+                *(name, dtype, shape, codec, array.dtype.name, bases.get(name)),
+                *grid(envs, steps, row),
+            )
+        )
+    return arrays, tuple(fields)
+
+
+def _stored(name: str, array: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
+    """As it will be stored: little-endian, float16 where that was asked for."""
+    named = name in encoding.half
+    floats = array.dtype.name in ("float32", "float64")
+    if named and not floats:
+        message = f"half names {name}, which is {array.dtype}: expected float32 or float64"
+        raise InvalidInput(message, field=name)
+    if floats and any(is_below(name, path) for path in encoding.half):
+        with np.errstate(over="ignore"):
+            half = array.astype("<f2")
+        beyond = np.isinf(half) & np.isfinite(array)
+        if beyond.any():
+            value = array[beyond][0]
+            message = f"{name} holds {value}, beyond float16 (65504): leave it out of half"
+            raise InvalidInput(message, field=name)
+        return half
+    return array.astype(DTYPES[array.dtype.name], copy=False)
+
+
+def _checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(meta), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"meta is no plain JSON: {error}", field="meta") from error

@@ -1,0 +1,61 @@
+"""Whole files: reading and verifying."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import xxhash
+
+from penstock.errors import Corrupt
+from penstock.rollout_file.decoder import Decoder
+from penstock.rollout_file.index import Index, read_index
+from penstock.rollout_file.leaves import Leaves
+from penstock.rollout_file.selection import Selected
+
+__all__ = ["read", "verify"]
+
+_PIECE_BYTES = 1 << 20
+
+
+def read(file: BinaryIO, selection: Selected | None = None, *, threads: int = 1) -> Leaves:
+    """Read a rollout or a part of it.
+
+    Args:
+        file: Seekable.
+        selection: A ``penstock.streams.Selection``; None for all.
+        threads: How many decode.
+
+    Returns:
+        Arrays ``[env, time, ...]`` by path.
+
+    Raises:
+        Corrupt: It is no rollout file, or damaged.
+        InvalidInput: The selection names what is not there.
+    """
+    decoder = Decoder(index := read_index(file), selection, threads=threads)
+    for offset, size in index.ranges(selection):
+        file.seek(offset)
+        for at in range(offset, offset + size, _PIECE_BYTES):
+            decoder.feed(at, file.read(min(_PIECE_BYTES, offset + size - at)))
+    return decoder.finish()
+
+
+def verify(file: BinaryIO) -> Index:
+    """Check every hash of a file; nothing is decoded.
+
+    Raises:
+        Corrupt: It is no rollout file, or damaged; the message names the place.
+    """
+    index = read_index(file)
+    found = index.segments
+    sizes, hashes = index.sizes.tolist(), index.hashes.tolist()
+    offset = int(index.offsets[0]) if sizes else 0
+    file.seek(offset)
+    for number, (size, expected) in enumerate(zip(sizes, hashes, strict=True)):
+        if xxhash.xxh3_64_intdigest(file.read(size)) != expected:
+            field = index.fields[int(found.field[number])].name
+            message = f"{field} is damaged: environments from {found.first_env[number]} on, steps "
+            message += f"from {found.first_step[number]} on, at byte {offset} of the file"
+            raise Corrupt(message, reason="SEGMENT")
+        offset += size
+    return index
