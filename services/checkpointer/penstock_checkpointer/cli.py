@@ -13,7 +13,7 @@ __all__ = ["serve"]
 @click.command("checkpointer")
 @settings_options(CheckpointerSettings)
 def serve(settings: CheckpointerSettings) -> None:
-    """Keep checkpoints of training runs, verified and durable.
+    """Keep checkpoints of training runs and streams of rollouts, verified and durable.
 
     \b
     Examples:
@@ -29,6 +29,9 @@ def serve(settings: CheckpointerSettings) -> None:
     from penstock.server import configure_logging
     from penstock.server import serve as serve_until_signal
     from penstock_checkpointer.metrics import StoreCollector
+    from penstock_checkpointer.rollouts.metrics import RolloutCollector
+    from penstock_checkpointer.rollouts.service import RolloutService
+    from penstock_checkpointer.rollouts.store import RolloutStore
     from penstock_checkpointer.scrub import Scrubber
     from penstock_checkpointer.service import CheckpointService
     from penstock_checkpointer.store import Store
@@ -37,9 +40,24 @@ def serve(settings: CheckpointerSettings) -> None:
     store = Store(settings.root, settings.store_limits(), settings.shelf(), settings.retention())
     with ExitStack() as held:
         held.callback(store.close)
+        rollouts = RolloutStore(settings.root, settings.rollout_limits())
+        held.callback(rollouts.close)
         REGISTRY.register(StoreCollector(store, settings.root))
+        REGISTRY.register(RolloutCollector(rollouts))
         if settings.scrub_interval_s:
             held.enter_context(
                 Scrubber(store, settings.scrub_interval_s, settings.scrub_bytes_per_s)
             )
-        serve_until_signal("checkpointer", settings, CheckpointService(store).register)
+        checkpoint_service = CheckpointService(store)
+        # Whoever waits leaves half of the threads to those who bring something.
+        waiting_calls = max(1, settings.workers // 2)
+        rollout_service = RolloutService(rollouts, waiting_calls, rollouts.counts)
+        serve_until_signal(
+            "checkpointer",
+            settings,
+            lambda server: [
+                *checkpoint_service.register(server),
+                *rollout_service.register(server),
+            ],
+            on_drain=rollout_service.drain,
+        )

@@ -9,6 +9,7 @@ from pydantic import Field
 from penstock.retention import KeepBest, RetentionPolicy
 from penstock.server import ServerSettings
 from penstock_checkpointer.object_shelf import ObjectShelf
+from penstock_checkpointer.rollouts.limits import RolloutLimits
 from penstock_checkpointer.shelf import Shelf
 from penstock_checkpointer.staging import StoreLimits
 
@@ -16,7 +17,7 @@ __all__ = ["CheckpointerSettings"]
 
 
 class CheckpointerSettings(ServerSettings):
-    """Where checkpoints are kept and what is taken."""
+    """Where checkpoints and rollouts are kept and what is taken."""
 
     port: int = Field(50053, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     root: Path = Field(description="Directory of the store; created if it is missing.")
@@ -33,6 +34,12 @@ class CheckpointerSettings(ServerSettings):
     )
     upload_expiry_s: float = Field(
         86_400.0, gt=0, description="Seconds after which an upload that stands still is removed."
+    )
+    max_rollout_bytes: int = Field(
+        16 << 30, ge=1, description="Largest rollout that is taken, in bytes of its file."
+    )
+    push_expiry_s: float = Field(
+        3600.0, gt=0, description="Seconds after which a push that stands still is removed."
     )
     max_run_bytes: int = Field(
         0, ge=0, description="What one run may hold, in bytes, open uploads counted; 0 for all."
@@ -71,6 +78,14 @@ class CheckpointerSettings(ServerSettings):
             upload_expiry_s=self.upload_expiry_s,
             run_bytes=self.max_run_bytes,
             store_bytes=self.max_store_bytes,
+        )
+
+    def rollout_limits(self) -> RolloutLimits:
+        """The limits of the rollouts."""
+        return RolloutLimits(
+            rollout_size_bytes=self.max_rollout_bytes,
+            free_bytes=self.min_free_bytes,
+            push_expiry_s=self.push_expiry_s,
         )
 
     def retention(self) -> RetentionPolicy | None:

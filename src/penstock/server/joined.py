@@ -67,17 +67,20 @@ def _varint(value: int) -> bytes:
 
 
 class Unserialised:
-    """A server to which a servicer is added, some of whose streams give serialised messages.
+    """A server to which a servicer is added, some of whose streams are of serialised messages.
 
     Stands in for the server in ``add_..._to_server`` functions.
 
     Args:
         server: Where the handlers go.
-        methods: Methods that give ``bytes`` instead of messages.
+        methods: Methods that give a stream of ``bytes`` instead of messages.
+        takers: Methods that are given a stream of ``bytes`` instead of messages.
     """
 
-    def __init__(self, server: grpc.Server, methods: set[str]) -> None:
-        self._server, self._methods = server, methods
+    def __init__(
+        self, server: grpc.Server, methods: set[str], takers: frozenset[str] = frozenset()
+    ) -> None:
+        self._server, self._methods, self._takers = server, methods, takers
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Left out: the same handlers come once more, by name."""
@@ -85,12 +88,17 @@ class Unserialised:
     def add_registered_method_handlers(
         self, service: str, handlers: dict[str, grpc.RpcMethodHandler]
     ) -> None:
-        """Add the handlers; those of the chosen methods do not serialise."""
+        """Add the handlers; those of the chosen methods do not serialise, or do not read."""
         chosen = dict(handlers)
         for name in self._methods:
             handler: Any = handlers[name]
             chosen[name] = grpc.unary_stream_rpc_method_handler(
                 handler.unary_stream, handler.request_deserializer, None
+            )
+        for name in self._takers:
+            handler: Any = handlers[name]
+            chosen[name] = grpc.stream_unary_rpc_method_handler(
+                handler.stream_unary, None, handler.response_serializer
             )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, chosen),)

@@ -38,10 +38,8 @@ _PENDING = """EXISTS (
 _WAITS = f"(NOT EXISTS (SELECT 1 FROM consumers c WHERE c.stream = r.stream) OR {_PENDING})"  # noqa: S608
 
 # What every consumer has left behind need not be looked at one by one.
-_WAITING = (
-    "r.stream = ?1 AND r.sequence > (SELECT coalesce(min(settled_up_to), 0) FROM consumers "
-    f"WHERE stream = ?1) AND {_WAITS}"
-)
+_FROM = "(SELECT coalesce(min(settled_up_to), 0) FROM consumers WHERE stream = ?1)"
+_WAITING = f"r.stream = ?1 AND r.sequence > {_FROM} AND {_WAITS}"
 
 _AT_WORK = """EXISTS (
     SELECT 1 FROM deliveries d WHERE d.stream = r.stream AND d.sequence = r.sequence
