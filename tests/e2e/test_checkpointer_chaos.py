@@ -59,8 +59,8 @@ SERVER = (
 )
 # Those of the other shelf are reached by tests/unit/checkpointer/test_object_shelf.py.
 OBJECT = "server.object."
-# Those of the converter by tests/e2e/test_converter_chaos.py.
-CONVERTER = "converter."
+# Those of the converter by tests/e2e/test_converter_chaos.py, of rollouts by test_rollout_chaos.py.
+CONVERTER, ROLLOUTS = "converter.", "rollouts."
 # How often a round comes by, at least; the others: twice.
 REACHED = {"client.chunk_sent": 18, "server.append.written": 18}
 
@@ -293,6 +293,6 @@ def test_every_failpoint_of_the_code_has_its_turn():
         name
         for path in sources
         for name in re.findall(r'\bfailpoint\("([a-z_.]+)"\)', path.read_text())
-        if not name.startswith((OBJECT, CONVERTER))
+        if not name.startswith((OBJECT, CONVERTER, ROLLOUTS))
     }
     assert found == {*CLIENT, *UPLOADER, *SERVER}

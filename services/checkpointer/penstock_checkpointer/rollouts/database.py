@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from penstock.errors import Corrupt
+from penstock.errors import Corrupt, PenstockError, Unavailable
 from penstock_checkpointer.durable import locked_directory
 from penstock_checkpointer.rollouts.faults import catalog_fault
 from penstock_checkpointer.rollouts.schema import TABLES
@@ -39,7 +39,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.RLock()
-        self._synced = False
+        self._synced = self._closed = False
         try:
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -51,6 +51,7 @@ class Database:
     def close(self) -> None:
         """Close the database."""
         with self._lock:
+            self._closed = True
             self._connection.close()
 
     @contextmanager
@@ -78,7 +79,7 @@ class Database:
                         self._connection.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
-                raise catalog_fault(error, self._path) from error
+                raise self._fault(error) from error
 
     def rows(self, query: str, *values: Any) -> list[Any]:
         """All rows that a query gives."""
@@ -86,7 +87,7 @@ class Database:
             try:
                 return self._connection.execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise catalog_fault(error, self._path) from error
+                raise self._fault(error) from error
 
     def row(self, query: str, *values: Any) -> Any:
         """The first row that a query gives; None without one."""
@@ -100,6 +101,11 @@ class Database:
     def others_version(self) -> int:
         """Another number whenever somebody else has changed the database."""
         return self.rows("PRAGMA data_version")[0][0]
+
+    def _fault(self, error: sqlite3.Error) -> PenstockError:
+        if self._closed:
+            return Unavailable("the rollout store is closed", reason="ENDING")
+        return catalog_fault(error, self._path)
 
     def _sync(self, *, durable: bool) -> None:
         if durable != self._synced:

@@ -16,6 +16,7 @@ class RolloutLimits:
         free_bytes: What must stay free on the disk.
         push_expiry_s: A push that nothing was added to for so long is removed.
         push_idle_s: A push that nothing was added to for so long keeps no place in the queue.
+        pushes: How many may be under way.
         streams: How many there may be.
         names: Producers, and consumers, that one stream may have.
         remembered: Removed rollouts of each producer that a repeated push is still told apart by.
@@ -25,6 +26,7 @@ class RolloutLimits:
     free_bytes: int = 256 << 20
     push_expiry_s: float = 3600.0
     push_idle_s: float = 30.0
+    pushes: int = 1_000
     streams: int = 10_000
     names: int = 1_000
     remembered: int = 10_000

@@ -73,9 +73,9 @@ class Lookup:
         if not self._queue.could_take(row.name, take):
             return None
         with self._database.transaction(durable=False):
-            delivery = self._queue.take(row.name, take)
-            # What was passed over as too old waits no more.
-            self._removal.clear_settled(row)
+            delivery, skipped = self._queue.take(row.name, take)
+            if skipped:
+                self._removal.clear_settled(row)
         if delivery is None:
             return None
         return Opened(

@@ -44,14 +44,17 @@ class Pushes:
         found = self._database.row("SELECT * FROM pushes WHERE push_id = ?", push_id)
         return _push(found) if found else None
 
-    def every(self) -> list[Push]:
-        """All, finished ones too."""
-        return [_push(row) for row in self._database.rows("SELECT * FROM pushes")]
-
-    def under_way(self, stream: str) -> list[Push]:
-        """Those of a stream that are not finished."""
-        query = "SELECT * FROM pushes WHERE stream = ? AND sequence IS NULL"
+    def under_way(self, stream: str | None = None) -> list[Push]:
+        """Those of a stream, or of all, that are not finished."""
+        query = "SELECT * FROM pushes WHERE sequence IS NULL AND (?1 IS NULL OR stream = ?1)"
         return [_push(row) for row in self._database.rows(query, stream)]
+
+    def forget_finished(self, before_s: float) -> None:
+        """Forget those that were begun before a time and are finished."""
+        self._database.change(
+            "DELETE FROM pushes WHERE sequence IS NOT NULL AND created_unix_ms < ?",
+            round(before_s * 1000),
+        )
 
     def begin(self, request: PushRequest) -> None:
         """Add a push."""

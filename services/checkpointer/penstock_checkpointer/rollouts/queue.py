@@ -75,10 +75,11 @@ class Queue:
         return self._database.row(query, stream)[0]
 
     def oldest_idle(self, stream: str) -> RolloutInfo | None:
-        """The oldest rollout that waits and that nobody works on."""
+        """The oldest rollout that waits and that nobody works on; never the newest of all."""
         query = (
             f"SELECT {_COLUMNS} FROM rollouts r WHERE {_WAITING} "  # noqa: S608
-            f"AND NOT {_AT_WORK} ORDER BY r.sequence LIMIT 1"
+            f"AND NOT {_AT_WORK} AND r.sequence < "
+            "(SELECT max(sequence) FROM rollouts WHERE stream = ?1) ORDER BY r.sequence LIMIT 1"
         )
         found = self._database.row(query, stream, _now_ms())
         return as_rollout(found) if found else None
@@ -103,8 +104,11 @@ class Queue:
         held = self._held(stream, take) is not None
         return held or self._next(stream, take.consumer, found) is not None
 
-    def take(self, stream: str, take: Take) -> Delivery | None:
-        """Give a member what it holds, or the next rollout; None if there is none.
+    def take(self, stream: str, take: Take) -> tuple[Delivery | None, int]:
+        """Give a member what it holds, or the next rollout.
+
+        Returns:
+            What it is given, if there is something, and how many were passed over as too old.
 
         Raises:
             LimitExceeded: The consumer is one too many.
@@ -113,16 +117,18 @@ class Queue:
         held = self._held(stream, take)
         if held is not None:
             self._counts["redelivered_to_same_member"] += 1
-            return self._give(held, take, anew=False)
+            return self._give(held, take, anew=False), 0
+        skipped = 0
         while True:
             settled_up_to = self._settled_up_to(stream, take.consumer) or 0
             info = self._next(stream, take.consumer, settled_up_to)
             if info is None:
-                return None
+                return None, skipped
             oldest = take.policy_version - (take.max_staleness or 0)
             if take.max_staleness is None or info.policy_version >= oldest:
-                return self._give(info, take, anew=True)
+                return self._give(info, take, anew=True), skipped
             self._skip(info, take)
+            skipped += 1
 
     def settle(self, stream: str, consumer: str, sequence: int) -> bool:
         """A consumer is through with a rollout; returns whether that is news.

@@ -105,9 +105,15 @@ class RolloutStaging:
         """Make the part file of a push; from 0 on it begins anew. Needs a transaction.
 
         Raises:
-            LimitExceeded: The disk has no room.
+            LimitExceeded: The disk has no room, or too many pushes are under way.
         """
         self._check_room(request)
+        if len(self.pushes.under_way()) >= self._limits.pushes:
+            raise LimitExceeded(
+                f"{self._limits.pushes} pushes are under way, which is the most: finish them, or "
+                "wait until those that stand still expire",
+                reason="LIMIT",
+            )
         self.pushes.begin(request)
         path = self._layout.part(request.push_id)
         try:
@@ -196,11 +202,9 @@ class RolloutStaging:
             other = push.request.producer, push.request.iteration
             if other == (request.producer, request.iteration):
                 continue
-            try:
-                touched_s = self._layout.part(push.request.push_id).stat().st_mtime
-            except FileNotFoundError:
-                continue
-            if touched_s > since_s and self.stored(push.request) is None:
+            # One that is stored already needs no place.
+            key = request.stream, *other
+            if self._touched_s(push) > since_s and self._catalog.of_iteration(*key) is None:
                 taken.add(other)
         return len(taken)
 
@@ -229,20 +233,15 @@ class RolloutStaging:
         before_s = time.time() - self._limits.push_expiry_s
         expired = 0
         with self._database.transaction(durable=False):
-            known = {push.request.push_id: push for push in self.pushes.every()}
-            for push_id, push in known.items():
-                touched_s = push.created_unix_ms / 1000
-                part = self._layout.part(push_id)
-                if part.exists():
-                    touched_s = max(touched_s, part.stat().st_mtime)
-                if touched_s >= before_s:
-                    continue
-                part.unlink(missing_ok=True)
-                self.pushes.remove(push_id)
-                self.forget(push_id)
-                if push.sequence is None:
-                    expired += 1
+            self.pushes.forget_finished(before_s)
+            for push in self.pushes.under_way():
+                if self._touched_s(push) < before_s:
                     log.warning("push expired", push=str(push.request))
+                    self._layout.part(push.request.push_id).unlink(missing_ok=True)
+                    self.pushes.remove(push.request.push_id)
+                    self.forget(push.request.push_id)
+                    expired += 1
+            known = {push.request.push_id for push in self.pushes.under_way()}
             for push_id, part in self._layout.parts():
                 if push_id not in known:
                     log.warning("part file of no push removed", path=str(part))
@@ -250,6 +249,12 @@ class RolloutStaging:
                     expired += 1
         self._counts["pushes_expired"] += expired
         return expired
+
+    def _touched_s(self, push: Push) -> float:
+        try:
+            return self._layout.part(push.request.push_id).stat().st_mtime
+        except FileNotFoundError:
+            return push.created_unix_ms / 1000
 
     def _hash(self, push_id: str, offset_bytes: int, data: memoryview) -> None:
         known = self._hashes.get(push_id)

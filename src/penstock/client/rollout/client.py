@@ -246,6 +246,12 @@ def _check_number(name: str, number: int) -> None:
 
 def _check_which(which: Which) -> None:
     """What does not fit on a wire; the store checks the rest."""
+    ways = which.sequence, which.iteration, which.after_sequence, which.take
+    if sum(way is not None for way in ways) + bool(which.latest) != 1:
+        raise InvalidInput(
+            f"{which}: name a sequence, an iteration, latest, after_sequence or take, one of them",
+            field="which",
+        )
     numbers = {"sequence": which.sequence, "after_sequence": which.after_sequence}
     if which.iteration is not None:
         numbers["iteration"] = which.iteration[1]

@@ -117,7 +117,7 @@ class Pushing:
             try:
                 for offset, piece in encoded.pieces(offset_bytes):
                     yield piece_message(offset, piece, xxhash.xxh3_64_intdigest(piece))
-                    failpoint("client.piece_sent")
+                    failpoint("rollouts.client.piece_sent")
             except Exception:  # noqa: BLE001 - `encoded` keeps it, for the caller's thread to raise
                 return
             finish = pb.PushFinish(digest=digest_to_message(encoded.digest))
