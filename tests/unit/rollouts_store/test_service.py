@@ -287,9 +287,9 @@ def any_push(dice, file):
     data = bytearray(file.data)
     for _ in range(dice.randrange(3)):
         data[dice.randrange(len(data))] = dice.randrange(256)
-    for start in range(0, len(data), 2000):
-        offset = start if dice.random() < 0.97 else dice.choice(LARGE)
-        part = bytes(data[start : start + 2000])
+    for place in range(0, len(data), 2000):
+        offset = place if dice.random() < 0.97 else dice.choice(LARGE)
+        part = bytes(data[place : place + 2000])
         message = piece_message(offset, part)
         if dice.random() < 0.03:
             message = dice.randbytes(dice.randrange(50))
