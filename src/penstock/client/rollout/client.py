@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,11 @@ from penstock.checkpoints import check_name
 from penstock.client.channel import RETRY_S
 from penstock.client.checkpoint import resolve_target
 from penstock.client.rollout.embedded import EmbeddedRollouts
-from penstock.client.rollout.encoded import Encoded
+from penstock.client.rollout.encoded import Encoded, EncodedBefore
 from penstock.client.rollout.operations import Pulled, RolloutAccess, check_selection
 from penstock.client.rollout.remote import RemoteRollouts
 from penstock.errors import InvalidInput
-from penstock.rollout_file import Encoder, Encoding
+from penstock.rollout_file import Encoder, Encoding, read_index
 from penstock.streams import (
     DEFAULT_PRODUCER,
     PushRequest,
@@ -94,19 +95,37 @@ class RolloutClient:
                 too large.
             Unavailable: The service stayed away.
         """
-        check_name(stream, "stream")
-        check_name(producer, "producer")
-        for name, number in (("iteration", iteration), ("policy_version", policy_version)):
-            _check_number(name, number)
+        request = _request(stream, iteration, producer, policy_version)
         encoder = Encoder(dict(data), encoding or Encoding(), threads=threads)
-        request = PushRequest(
-            stream=stream,
-            producer=producer,
-            iteration=iteration,
-            policy_version=policy_version,
-            push_id=secrets.token_hex(16),
-        )
         return self._access.push(request, Encoded(encoder), wait_s)
+
+    def push_encoded(
+        self,
+        data: bytes,
+        stream: str,
+        iteration: int,
+        *,
+        producer: str = DEFAULT_PRODUCER,
+        policy_version: int = 0,
+        wait_s: float | None = None,
+    ) -> RolloutInfo:
+        """Store a rollout that was encoded before, as it is.
+
+        Args:
+            data: Its whole file.
+            stream: Name of the stream; created if it is missing.
+            iteration: Of this producer: each one is stored once.
+            producer: Who collected it.
+            policy_version: Of the policy that acted.
+            wait_s: How long to wait while the queue is full; None for ever.
+
+        Raises:
+            Corrupt: It is no rollout file.
+            InvalidInput, AlreadyExists, LimitExceeded, Unavailable: As ``push``.
+        """
+        request = _request(stream, iteration, producer, policy_version)
+        read_index(io.BytesIO(data))
+        return self._access.push(request, Encoded(EncodedBefore(data)), wait_s)
 
     def pull(
         self,
@@ -237,6 +256,20 @@ def open_rollouts(target: str | Target, *, retry_s: float = RETRY_S) -> RolloutC
         return RolloutClient(target, RemoteRollouts(target, retry_s, counts), counts)
     access = EmbeddedRollouts(load_backend("rollouts", target), counts)
     return RolloutClient(target, access, counts)
+
+
+def _request(stream: str, iteration: int, producer: str, policy_version: int) -> PushRequest:
+    check_name(stream, "stream")
+    check_name(producer, "producer")
+    for name, number in (("iteration", iteration), ("policy_version", policy_version)):
+        _check_number(name, number)
+    return PushRequest(
+        stream=stream,
+        producer=producer,
+        iteration=iteration,
+        policy_version=policy_version,
+        push_id=secrets.token_hex(16),
+    )
 
 
 def _check_number(name: str, number: int) -> None:

@@ -128,7 +128,7 @@ class EmbeddedRollouts:
                     file.seek(begin)
                     for offset in range(begin, begin + size, CHUNK_BYTES):
                         decoder.feed(offset, file.read(min(CHUNK_BYTES, begin + size - offset)))
-                return Pulled(opened, decoder.finish())
+                return Pulled(opened, decoder.finish(), index)
             except InvalidInput:
                 if which.take is not None:
                     self.settle(info.stream, which.take.consumer, info.sequence, done=False)

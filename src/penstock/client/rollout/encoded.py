@@ -9,7 +9,22 @@ from collections.abc import Iterator
 from penstock.chunks import CHUNK_BYTES, Digest
 from penstock.rollout_file import Encoder
 
-__all__ = ["Encoded"]
+__all__ = ["Encoded", "EncodedBefore"]
+
+
+class EncodedBefore:
+    """The file of a rollout that was encoded before, in place of an encoder.
+
+    Args:
+        data: The whole file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.digest = Digest.of_bytes(data)
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        yield memoryview(self._data)
 
 
 class Encoded:
@@ -21,7 +36,7 @@ class Encoded:
         encoder: Of the rollout.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | EncodedBefore) -> None:
         self._encoder, self._source = encoder, iter(encoder)
         self._lock = threading.Lock()
         self._buffers: list[memoryview] = []

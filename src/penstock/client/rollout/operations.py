@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from penstock.client.rollout.encoded import Encoded
 from penstock.errors import Corrupt, InvalidInput
-from penstock.rollout_file import Leaves, unflatten
+from penstock.rollout_file import Index, Leaves, unflatten
 from penstock.streams import (
     Opened,
     PushRequest,
@@ -31,10 +31,12 @@ class Pulled:
     Attributes:
         opened: What it is, and how it was given.
         leaves: Arrays ``[env, time, ...]`` by path.
+        index: Of the whole file: its fields, and how they are stored.
     """
 
     opened: Opened
     leaves: Leaves
+    index: Index
 
     @property
     def info(self) -> RolloutInfo:

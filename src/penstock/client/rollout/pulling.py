@@ -161,7 +161,7 @@ class _One:
             wanted = sum(size for _, size in index.ranges(self._selection))
             if self._fed_bytes < wanted:
                 raise Unavailable(f"{self._target} sent {self._fed_bytes} of {wanted} bytes")
-            return Pulled(opened, decoder.finish())
+            return Pulled(opened, decoder.finish(), index)
         except Corrupt as error:
             raise damaged(opened.info, error) from error
 
