@@ -144,6 +144,61 @@ PS_API int64_t ps_decode_observations(int level, int codec, const uint8_t *data,
                                       int64_t cameras, int64_t rows, int64_t row_bytes,
                                       uint8_t *out, int64_t room);
 
+/* Functions of libraries that Python brings, and what they work with; 0 where they are absent. The
+ * types are those of LZ4_compress_fast, ZSTD_compressCCtx and ZSTD_decompressDCtx. */
+typedef struct {
+  ps_hash hash;
+  int (*lz4_compress)(const char *from, char *to, int size, int room, int acceleration);
+  size_t (*zstd_compress)(void *context, void *to, size_t room, const void *from, size_t size,
+                          int level);
+  size_t (*zstd_decompress)(void *context, void *to, size_t room, const void *from, size_t size);
+  void *compressor, *decompressor;
+} ps_libraries;
+
+enum { PS_ROLLOUT_RAW = 0, PS_ROLLOUT_LZ4 = 1, PS_ROLLOUT_ZSTD = 2, PS_ROLLOUT_DISTANCES = 6 };
+
+/* What every segment of a rollout has: rows (a step of an environment each) of `elements` numbers of
+ * `item` bytes, 1, 2, 4 or 8. `codec` is one of the above. `follows` is 1 where most rows are those
+ * of another field one step later. Distances say in which earlier elements numbers may be found
+ * again; 0 for none. */
+typedef struct {
+  int64_t item, elements, envs, steps, codec, follows, distances[PS_ROLLOUT_DISTANCES];
+} ps_rows;
+
+/* Rows to encode, and those of the other field: addresses and bytes from one environment and from
+ * one step to the next. */
+typedef struct {
+  ps_rows of;
+  int64_t level, rows, env_stride, step_stride, base, base_env_stride, base_step_stride;
+} ps_rows_in;
+
+/* A segment to decode: its bytes and their hash. `places` has for each environment its place in
+ * `out`, -1 for those that are not wanted; environments are `env_stride` bytes apart there. Of the
+ * steps only those from `first_step` to before `end_step` are wanted; the first of them goes to
+ * the beginning of the place. A segment that follows another one comes just after that one, or
+ * after others that follow it. Without `out` it is decoded for those. */
+typedef struct {
+  ps_rows of;
+  int64_t data, data_bytes;
+  uint64_t hash;
+  int64_t out, env_stride, places, first_step, end_step;
+} ps_rows_out;
+
+/* Bytes of memory that encoding or decoding these needs to work with; and those that `out` of
+ * encoding needs. */
+PS_API int64_t ps_rollout_memory(const ps_rows *rows, int64_t count);
+PS_API int64_t ps_rollout_room(const ps_rows *rows, int64_t count);
+
+/* Encodes segments back to back into `out`; writes size and hash of each and returns the sum, or
+ * PS_CORRUPT where a library fails. */
+PS_API int64_t ps_encode_rollout(int level, const ps_libraries *libraries, const ps_rows_in *rows,
+                                 int64_t count, uint8_t *memory, uint8_t *out, int64_t *sizes,
+                                 uint64_t *hashes);
+
+/* Decodes segments; returns `count`, or the index of the first one that is damaged. */
+PS_API int64_t ps_decode_rollout(int level, const ps_libraries *libraries,
+                                 const ps_rows_out *rows, int64_t count, uint8_t *memory);
+
 /* Bit j of byte k becomes bit k of byte j. */
 PS_INLINE uint64_t ps_transpose_bits(uint64_t x) {
   uint64_t t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAull;

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import Corrupt, LimitExceeded, Unsupported
 from penstock.native.plane_kernels import PlaneKernels, address
+from penstock.native.rollout_kernels import RolloutKernels
 
 __all__ = [
     "LEVELS",
@@ -27,7 +28,7 @@ __all__ = [
 LEVELS = ("portable", "avx2", "avx512")
 """Sets of instructions, each including the ones before; all give equal bytes."""
 
-_ABI = 6
+_ABI = 7
 _FILE = Path(__file__).with_name("kernels.so")
 _SWITCH = "PENSTOCK_NATIVE"
 _NO_MEMORY = -1
@@ -35,7 +36,7 @@ _NO_MEMORY = -1
 _log = logging.getLogger(__name__)
 
 
-class Kernels(PlaneKernels):
+class Kernels(PlaneKernels, RolloutKernels):
     """The native library at one level of instructions.
 
     Calls hold no state and let other Python threads run. Arguments are not checked here but by the
@@ -100,7 +101,8 @@ class Kernels(PlaneKernels):
         self._gather = library.ps_gather
         self._gather.restype = None
         self._gather.argtypes = [pointer, pointer, pointer, size, pointer]
-        super().__init__(library, self._level)
+        PlaneKernels.__init__(self, library, self._level)
+        RolloutKernels.__init__(self, library, self._level)
 
     def encode_bitplanes(
         self, images: NDArray[np.uint8], out: NDArray[np.uint8], sizes: NDArray[np.uint32]

@@ -14,19 +14,22 @@ from numpy.typing import NDArray
 
 from penstock.chunks import Digest
 from penstock.errors import InvalidInput, LimitExceeded
+from penstock.native.rollouts import ROWS_IN, table
 from penstock.rollout_file.encoding import Codec, Encoding, is_below
 from penstock.rollout_file.field import Field, grid
 from penstock.rollout_file.index import MAGIC, Index, Segments
 from penstock.rollout_file.leaves import DTYPES, Leaves, flatten
 from penstock.rollout_file.limits import Limits
 from penstock.rollout_file.next_fields import find_bases
-from penstock.rollout_file.segments import encode_next, encode_segment
+from penstock.rollout_file.tables import BATCH_BYTES, borrowed_coder, lines_of
 
 __all__ = ["Encoder"]
 
-_BATCH_BYTES = 1 << 20
+_LEVELS = {"raw": 0, "lz4": 1, "zstd": 1}
+_AHEAD = 2
+"""Batches for each thread that are encoded before they are asked for."""
 
-Encoded = tuple[bytes, list[int], list[int]]
+Encoded = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint64]]
 
 
 class Encoder:
@@ -61,7 +64,6 @@ class Encoder:
         encoding = encoding or Encoding()
         leaves = flatten(leaves, limits)
         self._threads = max(1, threads)
-        self._level = encoding.level
         self._meta = _checked_meta(meta or {})
         self._envs, self._steps = next(iter(leaves.values())).shape[:2]
         self.raw_size_bytes = sum(array.nbytes for array in leaves.values())
@@ -69,8 +71,7 @@ class Encoder:
             message = f"a rollout of {self.raw_size_bytes} bytes, at most {limits.raw_size_bytes}"
             raise LimitExceeded(message)
         self._arrays, self._fields = _plan(leaves, encoding)
-        self._numbers = {field.name: number for number, field in enumerate(self._fields)}
-        self._segments = Segments.of(self._envs, self._steps, self._fields)
+        self._table = self._lines(encoding)
         self._index: Index | None = None
         self._digest: Digest | None = None
 
@@ -93,31 +94,29 @@ class Encoder:
         """Of the whole file, once all buffers came."""
         return self.digest.size_bytes
 
-    def __iter__(self) -> Iterator[bytes]:
-        state = xxhash.xxh3_128(MAGIC)
-        size = len(MAGIC)
-        sizes: list[int] = []
-        hashes: list[int] = []
-        pending = MAGIC
+    def __iter__(self) -> Iterator[memoryview]:
+        state = xxhash.xxh3_128()
+        size = 0
+        sizes: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        hashes: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+        begin = MAGIC
         for data, part_sizes, part_hashes in self._encoded():
-            sizes += part_sizes
-            hashes += part_hashes
-            state.update(data)
-            size += len(data)
-            pending += data
-            if len(pending) >= 1 << 18:
-                yield pending
-                pending = b""
+            sizes.append(part_sizes)
+            hashes.append(part_hashes)
+            buffer = memoryview(begin + data.tobytes()) if begin else data.data
+            begin = b""
+            state.update(buffer)
+            size += len(buffer)
+            yield buffer
         index = Index.build(
             *(self._envs, self._steps, self._fields, self._meta),
-            np.array(sizes, np.int64),
-            np.array(hashes, np.uint64),
+            *(np.concatenate(sizes), np.concatenate(hashes)),
         )
-        end = index.data + index.footer
+        end = begin + index.data + index.footer
         state.update(end)
         self._index = index
         self._digest = Digest(size + len(end), state.digest())
-        yield pending + end
+        yield memoryview(end)
 
     def _encoded(self) -> Iterator[Encoded]:
         batches = self._batches()
@@ -129,7 +128,7 @@ class Encoder:
             try:
                 for batch in batches:
                     ahead.append(pool.submit(self._encode, batch))
-                    if len(ahead) > 2 * self._threads:
+                    if len(ahead) > _AHEAD * self._threads:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()
@@ -137,38 +136,40 @@ class Encoder:
                 for future in ahead:
                     future.cancel()
 
-    def _batches(self) -> Iterator[range]:
-        found = self._segments
-        row = np.array([field.row_size_bytes for field in self._fields], np.int64)
-        raw = np.cumsum(row[found.field] * found.envs * found.steps)
+    def _batches(self) -> Iterator[slice]:
+        of = self._table["of"]
+        raw = np.cumsum(of["envs"] * of["steps"] * of["elements"] * of["item"])
         begin = 0
         while begin < len(raw):
             before = int(raw[begin - 1]) if begin else 0
-            end = int(np.searchsorted(raw, before + _BATCH_BYTES, "right"))
+            end = int(np.searchsorted(raw, before + BATCH_BYTES, "right"))
             end = max(end, begin + 1)
-            yield range(begin, end)
+            yield slice(begin, end)
             begin = end
 
-    def _encode(self, batch: range) -> Encoded:
-        pieces: list[bytes] = []
-        for number in batch:
-            field = self._fields[int(self._segments.field[number])]
-            rows = self._rows(field, number)
-            if field.next_of is None:
-                pieces.append(encode_segment(rows, field.codec, self._level))
-            else:
-                base = self._rows(self._fields[self._numbers[field.next_of]], number)
-                pieces.append(encode_next(rows, base, field.codec, self._level))
-        hashes = [xxhash.xxh3_64_intdigest(piece) for piece in pieces]
-        return b"".join(pieces), [len(piece) for piece in pieces], hashes
+    def _encode(self, batch: slice) -> Encoded:
+        with borrowed_coder() as coder:
+            return coder.encode(self._table[batch])
 
-    def _rows(self, field: Field, number: int) -> NDArray[Any]:
-        found = self._segments
-        env, step = int(found.first_env[number]), int(found.first_step[number])
-        envs, steps = int(found.envs[number]), int(found.steps[number])
-        part = self._arrays[field.name][env : env + envs, step : step + steps]
-        item = part.dtype.itemsize
-        return np.ascontiguousarray(part).view(f"u{item}").reshape(envs, steps, -1)
+    def _lines(self, encoding: Encoding) -> NDArray[np.void]:
+        """All segments, with the addresses of their rows."""
+        found = Segments.of(self._envs, self._steps, self._fields)
+        lines = table(ROWS_IN, len(found.field))
+        lines["of"] = lines_of(self._fields, found)
+        lines["level"] = _LEVELS[encoding.codec] if encoding.level is None else encoding.level
+        arrays = [self._arrays[field.name] for field in self._fields]
+        where = np.array([_where(array) for array in arrays], np.int64)
+        number = {field.name: place for place, field in enumerate(self._fields)}
+        base = np.array([number[field.next_of or field.name] for field in self._fields], np.int64)
+        for prefix, place in (("", where[found.field]), ("base_", where[base[found.field]])):
+            begin = place[:, 0] + found.first_env * place[:, 1] + found.first_step * place[:, 2]
+            lines["base" if prefix else "rows"] = begin
+            lines[f"{prefix}env_stride"], lines[f"{prefix}step_stride"] = place[:, 1], place[:, 2]
+        return lines
+
+
+def _where(array: NDArray[Any]) -> tuple[int, int, int]:
+    return array.__array_interface__["data"][0], array.strides[0], array.strides[1]
 
 
 def _plan(leaves: Leaves, encoding: Encoding) -> tuple[Leaves, tuple[Field, ...]]:
@@ -212,7 +213,11 @@ def _stored(name: str, array: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
             message = f"{name} holds {value}, beyond float16 (65504): leave it out of half"
             raise InvalidInput(message, field=name)
         return half
-    return array.astype(DTYPES[array.dtype.name], copy=False)
+    array = array.astype(DTYPES[array.dtype.name], copy=False)
+    # Rows must lie in one piece, and their addresses ascend.
+    row = array[0, 0]
+    straight = row.flags.c_contiguous and min(array.strides[:2]) >= 0
+    return array if straight else np.ascontiguousarray(array)
 
 
 def _checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:

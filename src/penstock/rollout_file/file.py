@@ -47,15 +47,10 @@ def verify(file: BinaryIO) -> Index:
         Corrupt: It is no rollout file, or damaged; the message names the place.
     """
     index = read_index(file)
-    found = index.segments
     sizes, hashes = index.sizes.tolist(), index.hashes.tolist()
-    offset = int(index.offsets[0]) if sizes else 0
-    file.seek(offset)
+    if sizes:
+        file.seek(int(index.offsets[0]))
     for number, (size, expected) in enumerate(zip(sizes, hashes, strict=True)):
         if xxhash.xxh3_64_intdigest(file.read(size)) != expected:
-            field = index.fields[int(found.field[number])].name
-            message = f"{field} is damaged: environments from {found.first_env[number]} on, steps "
-            message += f"from {found.first_step[number]} on, at byte {offset} of the file"
-            raise Corrupt(message, reason="SEGMENT")
-        offset += size
+            raise Corrupt(f"{index.place(number)} is damaged", reason="SEGMENT")
     return index

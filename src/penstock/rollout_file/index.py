@@ -189,6 +189,17 @@ class Index:
         """What follows the index in the file."""
         return FOOTER.pack(len(self.data), xxhash.xxh3_128_digest(self.data), MAGIC)
 
+    def place(self, number: int) -> str:
+        """What a segment is called in errors."""
+        found = self.segments
+        name = self.fields[int(found.field[number])].name
+        env, step = int(found.first_env[number]), int(found.first_step[number])
+        return (
+            f"{name} of environments {env} to {env + int(found.envs[number]) - 1}, "
+            f"steps {step} to {step + int(found.steps[number]) - 1}, "
+            f"at byte {int(self.offsets[number])} of the rollout,"
+        )
+
     def wanted(self, selection: Selected | None = None) -> Wanted:
         """Which segments a selection needs.
 

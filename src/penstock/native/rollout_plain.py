@@ -1,0 +1,313 @@
+"""Segments of rollouts without the native library; rollouts.c has the format."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+from typing import Any
+
+import lz4.block
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from penstock.native.compressors import lz4_compress
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["decode_plainly", "encode_plainly"]
+
+Bytes = NDArray[np.uint8]
+Rows = NDArray[np.unsignedinteger[Any]]
+
+_RAW, _LZ4, _ZSTD = 0, 1, 2
+_PROBE_BYTES, _LEAST_PROBED = 1024, 4096
+_RUNS, _RUN, _LEAST_FOUND = 4, 16, 2
+_U32 = struct.Struct("<I")
+
+
+class _DamagedError(Exception):
+    """A segment does not decode."""
+
+
+def encode_plainly(
+    rows: NDArray[np.void],
+) -> tuple[Bytes, NDArray[np.int64], NDArray[np.uint64]]:
+    """What ``RolloutCoder.encode`` gives."""
+    segments = [_encode(line) for line in rows]
+    hashes = [xxhash.xxh3_64_intdigest(segment) for segment in segments]
+    sizes = [len(segment) for segment in segments]
+    data = np.frombuffer(b"".join(segments), np.uint8)
+    return data, np.array(sizes, np.int64), np.array(hashes, np.uint64)
+
+
+def decode_plainly(rows: NDArray[np.void]) -> int:
+    """What ``RolloutCoder.decode`` gives."""
+    base: Rows | None = None
+    for number, line in enumerate(rows):
+        of = line["of"]
+        data = _memory(int(line["data"]), int(line["data_bytes"]))
+        if xxhash.xxh3_64_intdigest(data) != int(line["hash"]):
+            return number
+        try:
+            found = _decode(data.tobytes(), of, base if of["follows"] else None)
+        except (_DamagedError, struct.error):
+            return number
+        if not of["follows"]:
+            base = found
+        if line["out"]:
+            _place(line, found)
+    return len(rows)
+
+
+def _encode(line: np.void) -> bytes:
+    of = line["of"]
+    rows = _rows(line, "rows", "env_stride", "step_stride")
+    envs, steps, elements = rows.shape
+    bitmap, first = b"", rows[:, 0]
+    if of["follows"]:
+        base = _rows(line, "base", "base_env_stride", "base_step_stride")
+        differs = np.ones((envs, steps), bool)
+        differs[:, :-1] = (rows[:, :-1] != base[:, 1:]).any(2)
+        bitmap = np.packbits(differs, bitorder="little").tobytes()
+        rows, before, first = rows[differs], base[differs], first[:0]
+    else:
+        before = np.concatenate((rows[:, :1], rows[:, :-1]), 1).reshape(-1, elements)
+        rows = rows.reshape(-1, elements)
+    raw = bytes([_RAW]) + bitmap + rows.tobytes()
+    if of["codec"] == _RAW:
+        return raw
+    packed = _pack(of, int(line["level"]), rows, before, first, bitmap)
+    return packed if len(packed) < len(raw) else raw
+
+
+def _pack(
+    of: np.void, level: int, rows: Rows, before: Rows, first: Rows, bitmap: bytes
+) -> bytes:
+    codec, item = int(of["codec"]), rows.dtype.itemsize
+    lines = np.ascontiguousarray(_zigzag(rows - before).T)
+    chosen = _choose(lines, of["distances"])
+    having = int((chosen > 0).sum())
+    same = _same(lines, chosen, of["distances"])
+    kept = (lines != 0) & ~same
+    head = bitmap + (chosen.tobytes() if having else b"") + first.tobytes()
+    head += np.packbits(kept, axis=1, bitorder="little").tobytes()
+    head += np.packbits(same[chosen > 0], axis=1, bitorder="little").tobytes()
+    numbers = lines[kept]
+    planes = np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, item).T)
+    streams = [_put(codec, level, head)]
+    streams += [_put_plane(codec, level, plane.tobytes()) for plane in planes]
+    fixed = [len(numbers), *([len(rows)] if bitmap else []), having, *map(len, streams)]
+    return bytes([codec]) + struct.pack(f"<{len(fixed)}I", *fixed) + b"".join(streams)
+
+
+def _choose(lines: Rows, distances: NDArray[np.int64]) -> Bytes:
+    elements, columns = lines.shape
+    blocks = -(-columns // _RUN)
+    padded = np.pad(lines, ((0, 0), (0, blocks * _RUN - columns)))
+    begins = [blocks * run // _RUNS * _RUN for run in range(_RUNS)]
+    sample = np.concatenate([padded[:, begin : begin + _RUN] for begin in begins], 1)
+    chosen, most = np.zeros(elements, np.uint8), np.full(elements, _LEAST_FOUND - 1)
+    for place, distance in enumerate(distances.tolist()):
+        if not 1 <= distance < elements:
+            continue
+        found = np.zeros(elements, np.int64)
+        found[distance:] = (
+            (sample[distance:] == sample[:-distance]) & (sample[distance:] != 0)
+        ).sum(1)
+        chosen[found > most] = place + 1
+        most = np.maximum(most, found)
+    return chosen
+
+
+def _same(lines: Rows, chosen: Bytes, distances: NDArray[np.int64]) -> NDArray[np.bool_]:
+    same = np.zeros(lines.shape, bool)
+    having = np.flatnonzero(chosen)
+    earlier = having - distances[chosen[having].astype(np.int64) - 1]
+    same[having] = (lines[having] == lines[earlier]) & (lines[having] != 0)
+    return same
+
+
+def _put_plane(codec: int, level: int, plane: bytes) -> bytes:
+    if codec == _LZ4 and len(plane) >= _LEAST_PROBED:
+        begin = (len(plane) - _PROBE_BYTES) // 2
+        if len(lz4_compress(plane[begin : begin + _PROBE_BYTES], level)) >= _PROBE_BYTES:
+            return plane
+    return _put(codec, level, plane)
+
+
+def _put(codec: int, level: int, stream: bytes) -> bytes:
+    if not stream:
+        return stream
+    if codec == _LZ4:
+        coded = lz4_compress(stream, level)
+    else:
+        compressor = zstd.ZstdCompressor(level=level)
+        coded = compressor.compress(stream, compressor.FLUSH_FRAME)
+    return coded if len(coded) < len(stream) else stream
+
+
+def _decode(data: bytes, of: np.void, base: Rows | None) -> Rows:
+    item, elements, envs, steps = (int(of[name]) for name in ("item", "elements", "envs", "steps"))
+    dtype = np.dtype(f"<u{item}")
+    bitmap_bytes = 0 if base is None else -(-envs * steps // 8)
+    if not data:
+        raise _DamagedError
+    if data[0] == _RAW:
+        body = data[1 + bitmap_bytes :]
+        if len(body) % (elements * item):
+            raise _DamagedError
+        rows = np.frombuffer(body, dtype).reshape(-1, elements)
+        if base is not None:
+            return _follow(data[1 : 1 + bitmap_bytes], base, rows)
+        if len(rows) != envs * steps:
+            raise _DamagedError
+        return rows.reshape(envs, steps, elements)
+    if data[0] != of["codec"]:
+        raise _DamagedError
+    return _unpack(data, of, base, dtype)
+
+
+def _unpack(data: bytes, of: np.void, base: Rows | None, dtype: np.dtype[Any]) -> Rows:
+    item, elements, envs, steps = (int(of[name]) for name in ("item", "elements", "envs", "steps"))
+    codec, columns = int(of["codec"]), envs * steps
+    names = 3 + (base is not None)
+    fixed = struct.unpack_from(f"<{names + item}I", data, 1)
+    count, having, stored = fixed[0], fixed[names - 2], fixed[names - 1 :]
+    if base is not None:
+        if fixed[1] > columns:
+            raise _DamagedError
+        columns = fixed[1]
+    if count > columns * elements or having > elements:
+        raise _DamagedError
+    at = 1 + _U32.size * len(fixed)
+    if at + sum(stored) != len(data):
+        raise _DamagedError
+    line_bits = -(-columns // 8)
+    bitmap_bytes = 0 if base is None else -(-envs * steps // 8)
+    parts = [
+        bitmap_bytes,
+        elements if having else 0,
+        envs * elements * item if base is None else 0,
+        elements * line_bits,
+        having * line_bits,
+    ]
+    streams: list[bytes] = []
+    for size, whole in zip(stored, (sum(parts), *item * [count]), strict=True):
+        streams.append(_get(codec, data[at : at + size], whole))
+        at += size
+    head, pieces = streams[0], list[bytes]()
+    for size in parts:
+        pieces.append(head[:size])
+        head = head[size:]
+    bitmap, chosen_bytes, first, kept_bits, same_bits = pieces
+    kept = _bits(kept_bits, elements, columns)
+    if int(kept.sum()) != count:
+        raise _DamagedError
+    lines = np.zeros((elements, columns), dtype)
+    planes = np.frombuffer(b"".join(streams[1:]), np.uint8).reshape(item, count)
+    lines[kept] = np.ascontiguousarray(planes.T).view(dtype).reshape(-1)
+    if having:
+        _repeat(lines, np.frombuffer(chosen_bytes, np.uint8), having, same_bits, of["distances"])
+    differences = _unzigzag(lines).T
+    if base is not None:
+        return _follow(bitmap, base, differences, add=True)
+    rows = np.ascontiguousarray(differences).reshape(envs, steps, elements)
+    rows[:, 0] += np.frombuffer(first, dtype).reshape(envs, elements)
+    return np.cumsum(rows, axis=1, dtype=dtype)
+
+
+def _repeat(
+    lines: Rows, chosen: Bytes, having: int, bits: bytes, distances: NDArray[np.int64]
+) -> None:
+    places = np.flatnonzero(chosen)
+    if len(places) != having or chosen.max() > len(distances):
+        raise _DamagedError
+    same = _bits(bits, having, lines.shape[1], padded=True)
+    for line, again in zip(places.tolist(), same, strict=True):
+        distance = int(distances[int(chosen[line]) - 1])
+        if not 1 <= distance <= line:
+            raise _DamagedError
+        lines[line, again] = lines[line - distance, again]
+
+
+def _bits(data: bytes, lines: int, columns: int, *, padded: bool = False) -> NDArray[np.bool_]:
+    packed = np.frombuffer(data, np.uint8).reshape(lines, -1)
+    bits = np.unpackbits(packed, axis=1, bitorder="little").astype(bool)
+    if bits[:, columns:].any() and not padded:
+        raise _DamagedError
+    return bits[:, :columns]
+
+
+def _follow(bitmap: bytes, base: Rows, rows: Rows, *, add: bool = False) -> Rows:
+    envs, steps = base.shape[:2]
+    if len(bitmap) != -(-envs * steps // 8):
+        raise _DamagedError
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").astype(bool)
+    differs = bits[: envs * steps].reshape(envs, steps)
+    beyond = bits[envs * steps :].any()
+    if beyond or not differs[:, -1].all() or int(differs.sum()) != len(rows):
+        raise _DamagedError
+    found = np.empty_like(base)
+    found[:, :-1] = base[:, 1:]
+    found[differs] = rows + base[differs] if add else rows
+    return found
+
+
+def _get(codec: int, coded: bytes, size: int) -> bytes:
+    if len(coded) == size:
+        return coded
+    if len(coded) > size:
+        raise _DamagedError
+    try:
+        if codec == _LZ4:
+            stream = lz4.block.decompress(coded, uncompressed_size=size)
+        else:
+            stream = zstd.ZstdDecompressor().decompress(coded, size + 1)
+    except (lz4.block.LZ4BlockError, zstd.ZstdError, ValueError) as error:
+        raise _DamagedError from error
+    if len(stream) != size:
+        raise _DamagedError
+    return stream
+
+
+def _zigzag(differences: Rows) -> Rows:
+    bits = 8 * differences.dtype.itemsize
+    signed = differences.view(f"i{differences.dtype.itemsize}")
+    return ((signed << 1) ^ (signed >> (bits - 1))).view(differences.dtype)
+
+
+def _unzigzag(numbers: Rows) -> Rows:
+    one = numbers.dtype.type(1)
+    return (numbers >> one) ^ (~(numbers & one) + one)
+
+
+def _rows(line: np.void, where: str, env_stride: str, step_stride: str) -> Rows:
+    of = line["of"]
+    envs, steps, elements, item = (
+        int(of[name]) for name in ("envs", "steps", "elements", "item")
+    )
+    strides = int(line[env_stride]), int(line[step_stride]), item
+    reach = (envs - 1) * strides[0] + (steps - 1) * strides[1] + elements * item
+    memory = _memory(int(line[where]), reach)
+    shape = envs, steps, elements
+    return np.ndarray(shape, f"<u{item}", memory, strides=strides)  # type: ignore[call-overload]
+
+
+def _place(line: np.void, rows: Rows) -> None:
+    envs, steps, elements = rows.shape
+    first, end, stride = (int(line[name]) for name in ("first_step", "end_step", "env_stride"))
+    places = _memory(int(line["places"]), 8 * envs).view(np.int64)
+    size = (end - first) * elements * rows.dtype.itemsize
+    for env, place in enumerate(places.tolist()):
+        if place >= 0:
+            target = _memory(int(line["out"]) + place * stride, size)
+            target[:] = np.ascontiguousarray(rows[env, first:end]).reshape(-1).view(np.uint8)
+
+
+def _memory(address: int, size: int) -> Bytes:
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
