@@ -166,10 +166,10 @@ typedef struct {
 } ps_rows;
 
 /* Rows to encode, and those of the other field: addresses and bytes from one environment and from
- * one step to the next. */
+ * one step to the next. The effort is the acceleration of LZ4 or the level of zstd. */
 typedef struct {
   ps_rows of;
-  int64_t level, rows, env_stride, step_stride, base, base_env_stride, base_step_stride;
+  int64_t effort, rows, env_stride, step_stride, base, base_env_stride, base_step_stride;
 } ps_rows_in;
 
 /* A segment to decode: its bytes and their hash. `places` has for each environment its place in

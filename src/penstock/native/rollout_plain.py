@@ -1,37 +1,29 @@
-"""Segments of rollouts without the native library; rollouts.c has the format."""
+"""Segments of rollouts without the native library; rollout_encode.c has the format."""
 
 from __future__ import annotations
 
 import ctypes
 import struct
-import sys
 from typing import Any
 
-import lz4.block
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from penstock.native.compressors import lz4_compress
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from penstock.native.rollout_plain_streams import (
+    STREAM,
+    DamagedError,
+    get_stream,
+    put_stream,
+)
 
 __all__ = ["decode_plainly", "encode_plainly"]
 
 Bytes = NDArray[np.uint8]
 Rows = NDArray[np.unsignedinteger[Any]]
 
-_RAW, _LZ4, _ZSTD = 0, 1, 2
-_PROBE_BYTES, _LEAST_PROBED = 1024, 4096
+_RAW = 0
 _RUNS, _RUN, _LEAST_FOUND = 4, 16, 2
-_U32 = struct.Struct("<I")
-
-
-class _DamagedError(Exception):
-    """A segment does not decode."""
 
 
 def encode_plainly(
@@ -55,7 +47,7 @@ def decode_plainly(rows: NDArray[np.void]) -> int:
             return number
         try:
             found = _decode(data.tobytes(), of, base if of["follows"] else None)
-        except (_DamagedError, struct.error):
+        except (DamagedError, struct.error):
             return number
         if not of["follows"]:
             base = found
@@ -81,12 +73,12 @@ def _encode(line: np.void) -> bytes:
     raw = bytes([_RAW]) + bitmap + rows.tobytes()
     if of["codec"] == _RAW:
         return raw
-    packed = _pack(of, int(line["level"]), rows, before, first, bitmap)
+    packed = _pack(of, int(line["effort"]), rows, before, first, bitmap)
     return packed if len(packed) < len(raw) else raw
 
 
 def _pack(
-    of: np.void, level: int, rows: Rows, before: Rows, first: Rows, bitmap: bytes
+    of: np.void, effort: int, rows: Rows, before: Rows, first: Rows, bitmap: bytes
 ) -> bytes:
     codec, item = int(of["codec"]), rows.dtype.itemsize
     lines = np.ascontiguousarray(_zigzag(rows - before).T)
@@ -95,14 +87,18 @@ def _pack(
     same = _same(lines, chosen, of["distances"])
     kept = (lines != 0) & ~same
     head = bitmap + (chosen.tobytes() if having else b"") + first.tobytes()
-    head += np.packbits(kept, axis=1, bitorder="little").tobytes()
-    head += np.packbits(same[chosen > 0], axis=1, bitorder="little").tobytes()
+    masks = np.packbits(kept, axis=1, bitorder="little").tobytes()
+    masks += np.packbits(same[chosen > 0], axis=1, bitorder="little").tobytes()
     numbers = lines[kept]
     planes = np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, item).T)
-    streams = [_put(codec, level, head)]
-    streams += [_put_plane(codec, level, plane.tobytes()) for plane in planes]
-    fixed = [len(numbers), *([len(rows)] if bitmap else []), having, *map(len, streams)]
-    return bytes([codec]) + struct.pack(f"<{len(fixed)}I", *fixed) + b"".join(streams)
+    streams = [put_stream(codec, effort, head, may_be_sparse=False)]
+    streams += [
+        put_stream(codec, effort, stream) for stream in (masks, *(p.tobytes() for p in planes))
+    ]
+    fixed = [len(numbers), *([len(rows)] if bitmap else []), having]
+    found = bytes([codec]) + struct.pack(f"<{len(fixed)}I", *fixed)
+    found += b"".join(STREAM.pack(way, len(stored)) for way, stored in streams)
+    return found + b"".join(stored for _, stored in streams)
 
 
 def _choose(lines: Rows, distances: NDArray[np.int64]) -> Bytes:
@@ -132,87 +128,64 @@ def _same(lines: Rows, chosen: Bytes, distances: NDArray[np.int64]) -> NDArray[n
     return same
 
 
-def _put_plane(codec: int, level: int, plane: bytes) -> bytes:
-    if codec == _LZ4 and len(plane) >= _LEAST_PROBED:
-        begin = (len(plane) - _PROBE_BYTES) // 2
-        if len(lz4_compress(plane[begin : begin + _PROBE_BYTES], level)) >= _PROBE_BYTES:
-            return plane
-    return _put(codec, level, plane)
-
-
-def _put(codec: int, level: int, stream: bytes) -> bytes:
-    if not stream:
-        return stream
-    if codec == _LZ4:
-        coded = lz4_compress(stream, level)
-    else:
-        compressor = zstd.ZstdCompressor(level=level)
-        coded = compressor.compress(stream, compressor.FLUSH_FRAME)
-    return coded if len(coded) < len(stream) else stream
-
-
 def _decode(data: bytes, of: np.void, base: Rows | None) -> Rows:
     item, elements, envs, steps = (int(of[name]) for name in ("item", "elements", "envs", "steps"))
     dtype = np.dtype(f"<u{item}")
     bitmap_bytes = 0 if base is None else -(-envs * steps // 8)
     if not data:
-        raise _DamagedError
+        raise DamagedError
     if data[0] == _RAW:
         body = data[1 + bitmap_bytes :]
         if len(body) % (elements * item):
-            raise _DamagedError
+            raise DamagedError
         rows = np.frombuffer(body, dtype).reshape(-1, elements)
         if base is not None:
             return _follow(data[1 : 1 + bitmap_bytes], base, rows)
         if len(rows) != envs * steps:
-            raise _DamagedError
+            raise DamagedError
         return rows.reshape(envs, steps, elements)
     if data[0] != of["codec"]:
-        raise _DamagedError
+        raise DamagedError
     return _unpack(data, of, base, dtype)
 
 
 def _unpack(data: bytes, of: np.void, base: Rows | None, dtype: np.dtype[Any]) -> Rows:
     item, elements, envs, steps = (int(of[name]) for name in ("item", "elements", "envs", "steps"))
     codec, columns = int(of["codec"]), envs * steps
-    names = 3 + (base is not None)
-    fixed = struct.unpack_from(f"<{names + item}I", data, 1)
-    count, having, stored = fixed[0], fixed[names - 2], fixed[names - 1 :]
+    names = 2 + (base is not None)
+    fixed = struct.unpack_from(f"<{names}I", data, 1)
+    count, having = fixed[0], fixed[-1]
     if base is not None:
         if fixed[1] > columns:
-            raise _DamagedError
+            raise DamagedError
         columns = fixed[1]
     if count > columns * elements or having > elements:
-        raise _DamagedError
-    at = 1 + _U32.size * len(fixed)
-    if at + sum(stored) != len(data):
-        raise _DamagedError
-    line_bits = -(-columns // 8)
+        raise DamagedError
+    at = 1 + 4 * names
+    stored = [STREAM.unpack_from(data, at + number * STREAM.size) for number in range(2 + item)]
+    at += STREAM.size * len(stored)
+    if at + sum(size for _, size in stored) != len(data):
+        raise DamagedError
+    line_bytes = -(-columns // 8)
     bitmap_bytes = 0 if base is None else -(-envs * steps // 8)
-    parts = [
-        bitmap_bytes,
-        elements if having else 0,
-        envs * elements * item if base is None else 0,
-        elements * line_bits,
-        having * line_bits,
-    ]
+    chosen_at = bitmap_bytes + (elements if having else 0)
+    head_bytes = chosen_at + (envs * elements * item if base is None else 0)
     streams: list[bytes] = []
-    for size, whole in zip(stored, (sum(parts), *item * [count]), strict=True):
-        streams.append(_get(codec, data[at : at + size], whole))
+    wholes = head_bytes, (elements + having) * line_bytes, *item * [count]
+    for (way, size), whole in zip(stored, wholes, strict=True):
+        streams.append(get_stream(codec, way, data[at : at + size], whole))
         at += size
-    head, pieces = streams[0], list[bytes]()
-    for size in parts:
-        pieces.append(head[:size])
-        head = head[size:]
-    bitmap, chosen_bytes, first, kept_bits, same_bits = pieces
+    head, masks = streams[:2]
+    bitmap, chosen, first = head[:bitmap_bytes], head[bitmap_bytes:chosen_at], head[chosen_at:]
+    kept_bits, same_bits = masks[: elements * line_bytes], masks[elements * line_bytes :]
     kept = _bits(kept_bits, elements, columns)
     if int(kept.sum()) != count:
-        raise _DamagedError
+        raise DamagedError
     lines = np.zeros((elements, columns), dtype)
-    planes = np.frombuffer(b"".join(streams[1:]), np.uint8).reshape(item, count)
+    planes = np.frombuffer(b"".join(streams[2:]), np.uint8).reshape(item, count)
     lines[kept] = np.ascontiguousarray(planes.T).view(dtype).reshape(-1)
     if having:
-        _repeat(lines, np.frombuffer(chosen_bytes, np.uint8), having, same_bits, of["distances"])
+        _repeat(lines, np.frombuffer(chosen, np.uint8), having, same_bits, of["distances"])
     differences = _unzigzag(lines).T
     if base is not None:
         return _follow(bitmap, base, differences, add=True)
@@ -226,12 +199,12 @@ def _repeat(
 ) -> None:
     places = np.flatnonzero(chosen)
     if len(places) != having or chosen.max() > len(distances):
-        raise _DamagedError
+        raise DamagedError
     same = _bits(bits, having, lines.shape[1], padded=True)
     for line, again in zip(places.tolist(), same, strict=True):
         distance = int(distances[int(chosen[line]) - 1])
         if not 1 <= distance <= line:
-            raise _DamagedError
+            raise DamagedError
         lines[line, again] = lines[line - distance, again]
 
 
@@ -239,40 +212,23 @@ def _bits(data: bytes, lines: int, columns: int, *, padded: bool = False) -> NDA
     packed = np.frombuffer(data, np.uint8).reshape(lines, -1)
     bits = np.unpackbits(packed, axis=1, bitorder="little").astype(bool)
     if bits[:, columns:].any() and not padded:
-        raise _DamagedError
+        raise DamagedError
     return bits[:, :columns]
 
 
 def _follow(bitmap: bytes, base: Rows, rows: Rows, *, add: bool = False) -> Rows:
     envs, steps = base.shape[:2]
     if len(bitmap) != -(-envs * steps // 8):
-        raise _DamagedError
+        raise DamagedError
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").astype(bool)
     differs = bits[: envs * steps].reshape(envs, steps)
     beyond = bits[envs * steps :].any()
     if beyond or not differs[:, -1].all() or int(differs.sum()) != len(rows):
-        raise _DamagedError
+        raise DamagedError
     found = np.empty_like(base)
     found[:, :-1] = base[:, 1:]
     found[differs] = rows + base[differs] if add else rows
     return found
-
-
-def _get(codec: int, coded: bytes, size: int) -> bytes:
-    if len(coded) == size:
-        return coded
-    if len(coded) > size:
-        raise _DamagedError
-    try:
-        if codec == _LZ4:
-            stream = lz4.block.decompress(coded, uncompressed_size=size)
-        else:
-            stream = zstd.ZstdDecompressor().decompress(coded, size + 1)
-    except (lz4.block.LZ4BlockError, zstd.ZstdError, ValueError) as error:
-        raise _DamagedError from error
-    if len(stream) != size:
-        raise _DamagedError
-    return stream
 
 
 def _zigzag(differences: Rows) -> Rows:

@@ -1,4 +1,4 @@
-/* Inside the library: what the segments of rollouts are made of; rollouts.c has the format.
+/* Inside the library: what the segments of rollouts are made of; rollout_encode.c has the format.
  *
  * A field of a segment is a matrix of differences: a line for each element of a row (a step of an
  * environment), and in it a column for each row. Lines begin `pitch` numbers apart. */
@@ -9,6 +9,44 @@
 
 /* Bytes that vectors may reach beyond an end. */
 enum { PS_PAD = 64 };
+
+/* How streams are coded: the effort is LZ4's acceleration or zstd's level. */
+typedef struct {
+  int level;
+  const ps_libraries *libraries;
+  int64_t codec, effort;
+} ps_coding;
+
+/* Bytes that a stream may take while it is coded. */
+PS_INLINE int64_t ps_stream_bound(int64_t size) { return size + size / 128 + 1024; }
+
+/* Stores a stream in the best way and says which; `scratch` has room for it and PS_PAD bytes, and
+ * `to` for ps_stream_bound() and an eighth. Returns its stored size, or PS_CORRUPT where a library
+ * fails. */
+int64_t ps_put_stream(const ps_coding *coding, int may_be_sparse, const uint8_t *from,
+                      int64_t size, uint8_t *scratch, uint8_t *to, uint8_t *way);
+
+/* Back; whether it is one of just that size. */
+int ps_get_stream(const ps_coding *coding, int way, const uint8_t *from, int64_t stored,
+                  uint8_t *scratch, uint8_t *to, int64_t size);
+
+int64_t ps_count_bits(const uint8_t *from, int64_t size);
+
+/* The memory that one segment is encoded or decoded in. */
+typedef struct {
+  uint8_t *rows, *lines, *numbers, *planes, *head, *masks, *scratch;
+  const uint8_t **before, **rows_in;
+  uint8_t **rows_out, **envs;
+} ps_memory;
+
+/* Lays it out from `memory` on; returns how many bytes it takes. */
+int64_t ps_lay_out(const ps_rows *of, uint8_t *memory, ps_memory *found);
+
+PS_INLINE int64_t ps_bitmap_bytes(const ps_rows *of) {
+  return of->follows ? (of->envs * of->steps + 7) / 8 : 0;
+}
+
+PS_INLINE int64_t ps_line_bytes(int64_t columns) { return (columns + 7) / 8; }
 
 /* Numbers from one line to the next: vectors may run over the end of one. */
 PS_INLINE int64_t ps_pitch(int64_t columns) { return (columns + 15) / 16 * 16; }

@@ -35,7 +35,7 @@ DISTANCES = 6
 _SHARED = ("item", "elements", "envs", "steps", "codec", "follows")
 ROWS = np.dtype([(name, np.int64) for name in _SHARED] + [("distances", np.int64, DISTANCES)])
 """``ps_rows``: what every segment has; kernels.h describes it and the following."""
-_IN = ("level", "rows", "env_stride", "step_stride", "base", "base_env_stride", "base_step_stride")
+_IN = ("effort", "rows", "env_stride", "step_stride", "base", "base_env_stride", "base_step_stride")
 ROWS_IN = np.dtype([("of", ROWS), *((name, np.int64) for name in _IN)])
 """``ps_rows_in``: a segment to encode."""
 _OUT = ("out", "env_stride", "places", "first_step", "end_step")

@@ -25,7 +25,7 @@ from penstock.rollout_file.tables import BATCH_BYTES, borrowed_coder, lines_of
 
 __all__ = ["Encoder"]
 
-_LEVELS = {"raw": 0, "lz4": 1, "zstd": 1}
+_EFFORTS = {"raw": 0, "lz4": 1, "zstd": 1}
 _AHEAD = 2
 """Batches for each thread that are encoded before they are asked for."""
 
@@ -156,7 +156,7 @@ class Encoder:
         found = Segments.of(self._envs, self._steps, self._fields)
         lines = table(ROWS_IN, len(found.field))
         lines["of"] = lines_of(self._fields, found)
-        lines["level"] = _LEVELS[encoding.codec] if encoding.level is None else encoding.level
+        lines["effort"] = _EFFORTS[encoding.codec] if encoding.level is None else encoding.level
         arrays = [self._arrays[field.name] for field in self._fields]
         where = np.array([_where(array) for array in arrays], np.int64)
         number = {field.name: place for place, field in enumerate(self._fields)}
