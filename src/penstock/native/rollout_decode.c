@@ -72,15 +72,7 @@ static int check_head(const ps_rows *of, int64_t columns, int64_t count, const u
   if (columns % 8)
     for (int64_t f = 0; f < of->elements; f++)
       if (kept[f * line_bytes + line_bytes - 1] >> columns % 8) return 0;
-  if (!chosen) return 1;
-  for (int64_t f = 0; f < of->elements; f++) {
-    if (chosen[f] > PS_ROLLOUT_DISTANCES) return 0;
-    if (!chosen[f]) continue;
-    int64_t distance = of->distances[chosen[f] - 1];
-    if (distance < 1 || distance > f) return 0;
-    having--;
-  }
-  return having == 0;
+  return !chosen || ps_distances_are_there(of->elements, of->distances, chosen, having);
 }
 
 static int decode_packed(int level, const ps_libraries *libraries, const ps_rows_out *in,

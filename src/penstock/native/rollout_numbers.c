@@ -1,5 +1,6 @@
 /* Differences that are not 0, and not those of another element of the same row, are kept: here they
- * are found and put together, and back. */
+ * are found and put together, and back. Where those of the other element are near, what is kept is
+ * the difference to it. */
 #include <string.h>
 
 #include "rollouts.h"
@@ -8,29 +9,58 @@
 #include <immintrin.h>
 #endif
 
-/* The columns that distances are chosen by: four runs of 16, evenly spread. */
-enum { RUNS = 4, RUN = 16, LEAST_FOUND = 2 };
+/* The columns that distances are chosen by: up to eight runs of 16, evenly spread. */
+enum { RUNS = 8, RUN = 16 };
 
-PS_INLINE int64_t run_begin(int64_t pitch, int run) { return pitch / RUN * run / RUNS * RUN; }
+/* A number that is found again saves its bytes, one that is near some bits: three, where it counts. */
+enum { SAME_SAVES = 4, NEAR_BITS = 3, LEAST_SAVED = 8 };
+
+/* In what a line chose: the number of a distance, from 1 on, and whether it is near. */
+enum { NEAR = 8, DISTANCE = 7 };
+
+/* Of a line and an earlier one: numbers that are found again, others, and how many more of these
+ * are near than far. */
+typedef struct {
+  int64_t same, others, nearer;
+} likeness;
+
+PS_INLINE int64_t runs_of(int64_t pitch) { return pitch < RUNS * RUN ? pitch / RUN : RUNS; }
+
+PS_INLINE int64_t run_begin(int64_t pitch, int64_t run) {
+  return pitch / RUN * run / runs_of(pitch) * RUN;
+}
 
 #define PS_NUMBERS(bits)                                                                         \
-  PS_INLINE int64_t found_again_##bits(const uint8_t *line, const uint8_t *earlier,              \
-                                       int64_t pitch) {                                          \
-    int64_t found = 0;                                                                           \
-    for (int run = 0; run < RUNS; run++) {                                                       \
+  PS_INLINE uint##bits##_t unzigzag_##bits(uint##bits##_t x) {                                   \
+    return (uint##bits##_t)((x >> 1) ^ (uint##bits##_t)(0 - (x & 1)));                           \
+  }                                                                                              \
+  PS_INLINE uint##bits##_t zigzag_##bits(uint##bits##_t x) {                                     \
+    return (uint##bits##_t)((uint##bits##_t)(x << 1) ^ (uint##bits##_t)(0 - (x >> (bits - 1)))); \
+  }                                                                                              \
+  PS_INLINE uint##bits##_t less_##bits(uint##bits##_t a, uint##bits##_t b) {                     \
+    return zigzag_##bits((uint##bits##_t)(unzigzag_##bits(a) - unzigzag_##bits(b)));             \
+  }                                                                                              \
+  PS_INLINE likeness compare_##bits(const uint8_t *line, const uint8_t *earlier, int64_t pitch) {\
+    likeness found = {0, 0, 0};                                                                  \
+    for (int64_t run = 0, runs = runs_of(pitch); run < runs; run++) {                                                       \
       int64_t begin = run_begin(pitch, run);                                                     \
       for (int64_t r = begin; r < begin + RUN; r++) {                                            \
         uint##bits##_t a, b;                                                                     \
         memcpy(&a, line + r * (bits / 8), bits / 8);                                             \
         memcpy(&b, earlier + r * (bits / 8), bits / 8);                                          \
-        found += (a == b) & (a != 0);                                                            \
+        uint##bits##_t rest = less_##bits(a, b);                                                 \
+        int is_other = (a != b) & (a != 0);                                                      \
+        found.same += (a == b) & (a != 0);                                                       \
+        found.others += is_other;                                                                \
+        found.nearer += is_other & (rest <= a >> NEAR_BITS);                                     \
+        found.nearer -= is_other & (a <= rest >> NEAR_BITS);                                     \
       }                                                                                          \
     }                                                                                            \
     return found;                                                                                \
   }                                                                                              \
   /* Up to 8 columns from `line` on; returns the bits of those that are kept. */                 \
-  PS_INLINE uint8_t keep_##bits(const uint8_t *line, const uint8_t *earlier, int64_t columns,    \
-                                uint8_t *same, uint8_t **numbers) {                              \
+  PS_INLINE uint8_t keep_##bits(const uint8_t *line, const uint8_t *earlier, int near,           \
+                                int64_t columns, uint8_t *same, uint8_t **numbers) {             \
     uint8_t kept = 0, again = 0, *to = *numbers;                                                 \
     for (int64_t r = 0; r < columns; r++) {                                                      \
       uint##bits##_t a, b = 0;                                                                   \
@@ -39,6 +69,7 @@ PS_INLINE int64_t run_begin(int64_t pitch, int run) { return pitch / RUN * run /
       int is_same = (a == b) & (a != 0), is_kept = (a != b) & (a != 0);                          \
       again = (uint8_t)(again | is_same << r);                                                   \
       kept = (uint8_t)(kept | is_kept << r);                                                     \
+      if (near) a = less_##bits(a, b);                                                           \
       memcpy(to, &a, bits / 8);                                                                  \
       to += is_kept * (bits / 8);                                                                \
     }                                                                                            \
@@ -47,13 +78,16 @@ PS_INLINE int64_t run_begin(int64_t pitch, int run) { return pitch / RUN * run /
     return kept;                                                                                 \
   }                                                                                              \
   PS_INLINE const uint8_t *fill_##bits(const uint8_t *numbers, uint8_t kept, uint8_t same,       \
-                                       const uint8_t *earlier, int64_t columns, uint8_t *line) { \
+                                       const uint8_t *earlier, int near, int64_t columns,        \
+                                       uint8_t *line) {                                          \
     for (int64_t r = 0; r < columns; r++) {                                                      \
       uint##bits##_t a, b = 0;                                                                   \
       memcpy(&a, numbers, bits / 8);                                                             \
       if (earlier) memcpy(&b, earlier + r * (bits / 8), bits / 8);                               \
       int is_kept = kept >> r & 1, is_same = same >> r & 1;                                      \
       numbers += is_kept * (bits / 8);                                                           \
+      if (near)                                                                                  \
+        a = zigzag_##bits((uint##bits##_t)(unzigzag_##bits(a) + unzigzag_##bits(b)));            \
       a = (uint##bits##_t)(is_kept ? a : 0);                                                     \
       a = is_same ? b : a;                                                                       \
       memcpy(line + r * (bits / 8), &a, bits / 8);                                               \
@@ -66,40 +100,40 @@ PS_NUMBERS(16)
 PS_NUMBERS(32)
 PS_NUMBERS(64)
 
-PS_INLINE int64_t found_again(int64_t item, const uint8_t *line, const uint8_t *earlier,
-                              int64_t pitch) {
-  if (item == 1) return found_again_8(line, earlier, pitch);
-  if (item == 2) return found_again_16(line, earlier, pitch);
-  return item == 4 ? found_again_32(line, earlier, pitch) : found_again_64(line, earlier, pitch);
+PS_INLINE likeness compare_plain(int64_t item, const uint8_t *line, const uint8_t *earlier,
+                                 int64_t pitch) {
+  if (item == 1) return compare_8(line, earlier, pitch);
+  if (item == 2) return compare_16(line, earlier, pitch);
+  return item == 4 ? compare_32(line, earlier, pitch) : compare_64(line, earlier, pitch);
 }
 
 /* The columns from `from` on of one line; `same` is not looked at without an earlier one. */
-PS_INLINE uint8_t *keep_plain(int64_t item, const uint8_t *line, const uint8_t *earlier,
+PS_INLINE uint8_t *keep_plain(int64_t item, const uint8_t *line, const uint8_t *earlier, int near,
                               int64_t from, int64_t columns, uint8_t *kept, uint8_t *same,
                               uint8_t *numbers) {
   for (int64_t r = from; r < columns; r += 8) {
     int64_t run = columns - r < 8 ? columns - r : 8;
     const uint8_t *at = line + r * item, *old = earlier ? earlier + r * item : 0;
     uint8_t *again = earlier ? same + r / 8 : 0;
-    if (item == 1) kept[r / 8] = keep_8(at, old, run, again, &numbers);
-    if (item == 2) kept[r / 8] = keep_16(at, old, run, again, &numbers);
-    if (item == 4) kept[r / 8] = keep_32(at, old, run, again, &numbers);
-    if (item == 8) kept[r / 8] = keep_64(at, old, run, again, &numbers);
+    if (item == 1) kept[r / 8] = keep_8(at, old, near, run, again, &numbers);
+    if (item == 2) kept[r / 8] = keep_16(at, old, near, run, again, &numbers);
+    if (item == 4) kept[r / 8] = keep_32(at, old, near, run, again, &numbers);
+    if (item == 8) kept[r / 8] = keep_64(at, old, near, run, again, &numbers);
   }
   return numbers;
 }
 
 PS_INLINE const uint8_t *fill_plain(int64_t item, const uint8_t *numbers, const uint8_t *earlier,
-                                    int64_t from, int64_t columns, const uint8_t *kept,
+                                    int near, int64_t from, int64_t columns, const uint8_t *kept,
                                     const uint8_t *same, uint8_t *line) {
   for (int64_t r = from; r < columns; r += 8) {
     int64_t run = columns - r < 8 ? columns - r : 8;
     const uint8_t *old = earlier ? earlier + r * item : 0;
-    uint8_t again = earlier ? same[r / 8] : 0;
-    if (item == 1) numbers = fill_8(numbers, kept[r / 8], again, old, run, line + r * item);
-    if (item == 2) numbers = fill_16(numbers, kept[r / 8], again, old, run, line + r * item);
-    if (item == 4) numbers = fill_32(numbers, kept[r / 8], again, old, run, line + r * item);
-    if (item == 8) numbers = fill_64(numbers, kept[r / 8], again, old, run, line + r * item);
+    uint8_t again = earlier ? same[r / 8] : 0, *to = line + r * item;
+    if (item == 1) numbers = fill_8(numbers, kept[r / 8], again, old, near, run, to);
+    if (item == 2) numbers = fill_16(numbers, kept[r / 8], again, old, near, run, to);
+    if (item == 4) numbers = fill_32(numbers, kept[r / 8], again, old, near, run, to);
+    if (item == 8) numbers = fill_64(numbers, kept[r / 8], again, old, near, run, to);
   }
   return numbers;
 }
@@ -113,14 +147,36 @@ PS_INLINE PS_AVX2 unsigned bits_8(__m256i lanes) {
   return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(lanes));
 }
 
-PS_INLINE PS_AVX2 int64_t found_again_avx2(const uint8_t *line, const uint8_t *earlier,
-                                           int64_t pitch) {
-  int64_t found = 0;
-  for (int run = 0; run < RUNS; run++) {
+PS_INLINE PS_AVX2 __m256i unzigzag_avx2(__m256i x) {
+  __m256i sign = _mm256_sub_epi32(_mm256_setzero_si256(),
+                                  _mm256_and_si256(x, _mm256_set1_epi32(1)));
+  return _mm256_xor_si256(_mm256_srli_epi32(x, 1), sign);
+}
+
+PS_INLINE PS_AVX2 __m256i zigzag_avx2(__m256i x) {
+  return _mm256_xor_si256(_mm256_add_epi32(x, x), _mm256_srai_epi32(x, 31));
+}
+
+PS_INLINE PS_AVX2 __m256i less_avx2(__m256i a, __m256i b) {
+  return zigzag_avx2(_mm256_sub_epi32(unzigzag_avx2(a), unzigzag_avx2(b)));
+}
+
+PS_INLINE PS_AVX2 unsigned not_above_avx2(__m256i a, __m256i b) {
+  return bits_8(_mm256_cmpeq_epi32(_mm256_min_epu32(a, b), a));
+}
+
+PS_AVX2 static likeness compare_avx2(const uint8_t *line, const uint8_t *earlier, int64_t pitch) {
+  likeness found = {0, 0, 0};
+  for (int64_t run = 0, runs = runs_of(pitch); run < runs; run++) {
     for (int64_t r = run_begin(pitch, run), end = r + RUN; r < end; r += 8) {
-      __m256i a = load_8(line + 4 * r), b = load_8(earlier + 4 * r);
-      __m256i zero = _mm256_cmpeq_epi32(a, _mm256_setzero_si256());
-      found += __builtin_popcount(bits_8(_mm256_andnot_si256(zero, _mm256_cmpeq_epi32(a, b))));
+      __m256i a = load_8(line + 4 * r), b = load_8(earlier + 4 * r), rest = less_avx2(a, b);
+      unsigned some = ~bits_8(_mm256_cmpeq_epi32(a, _mm256_setzero_si256())) & 255;
+      unsigned same = some & bits_8(_mm256_cmpeq_epi32(a, b)), others = some & ~same;
+      found.same += __builtin_popcount(same);
+      found.others += __builtin_popcount(others);
+      unsigned near = not_above_avx2(rest, _mm256_srli_epi32(a, NEAR_BITS));
+      unsigned far = not_above_avx2(a, _mm256_srli_epi32(rest, NEAR_BITS));
+      found.nearer += __builtin_popcount(others & near) - __builtin_popcount(others & far);
     }
   }
   return found;
@@ -131,15 +187,18 @@ PS_INLINE PS_AVX2 uint64_t lanes_of(unsigned bits) {
   return _pdep_u64(bits, 0x0101010101010101ull) * 0xFF;
 }
 
-PS_INLINE PS_AVX2 uint8_t *keep_avx2(const uint8_t *line, const uint8_t *earlier, int64_t columns,
-                                     uint8_t *kept, uint8_t *same, uint8_t *numbers) {
+PS_INLINE PS_AVX2 uint8_t *keep_avx2(const uint8_t *line, const uint8_t *earlier, int near,
+                                     int64_t columns, uint8_t *kept, uint8_t *same,
+                                     uint8_t *numbers) {
   for (int64_t r = 0; r + 8 <= columns; r += 8) {
     __m256i a = load_8(line + 4 * r);
     unsigned bits = ~bits_8(_mm256_cmpeq_epi32(a, _mm256_setzero_si256())) & 255;
     if (earlier) {
-      unsigned again = bits & bits_8(_mm256_cmpeq_epi32(a, load_8(earlier + 4 * r)));
+      __m256i b = load_8(earlier + 4 * r);
+      unsigned again = bits & bits_8(_mm256_cmpeq_epi32(a, b));
       same[r / 8] = (uint8_t)again;
       bits &= ~again;
+      if (near) a = less_avx2(a, b);
     }
     kept[r / 8] = (uint8_t)bits;
     uint64_t order = _pext_u64(0x0706050403020100ull, lanes_of(bits));
@@ -151,7 +210,7 @@ PS_INLINE PS_AVX2 uint8_t *keep_avx2(const uint8_t *line, const uint8_t *earlier
 }
 
 PS_INLINE PS_AVX2 const uint8_t *fill_avx2(const uint8_t *numbers, const uint8_t *earlier,
-                                           int64_t columns, const uint8_t *kept,
+                                           int near, int64_t columns, const uint8_t *kept,
                                            const uint8_t *same, uint8_t *line) {
   for (int64_t r = 0; r + 8 <= columns; r += 8) {
     unsigned bits = kept[r / 8];
@@ -159,6 +218,8 @@ PS_INLINE PS_AVX2 const uint8_t *fill_avx2(const uint8_t *numbers, const uint8_t
     uint64_t order = _pdep_u64(0x0706050403020100ull, lanes);
     __m256i index = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)order));
     __m256i x = _mm256_permutevar8x32_epi32(load_8(numbers), index);
+    if (near)
+      x = zigzag_avx2(_mm256_add_epi32(unzigzag_avx2(x), unzigzag_avx2(load_8(earlier + 4 * r))));
     x = _mm256_and_si256(x, _mm256_cvtepi8_epi32(_mm_cvtsi64_si128((long long)lanes)));
     if (earlier) {
       __m256i again = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128((long long)lanes_of(same[r / 8])));
@@ -170,19 +231,40 @@ PS_INLINE PS_AVX2 const uint8_t *fill_avx2(const uint8_t *numbers, const uint8_t
   return numbers;
 }
 
-PS_INLINE PS_AVX512 int64_t found_again_avx512(const uint8_t *line, const uint8_t *earlier,
-                                               int64_t pitch) {
-  int64_t found = 0;
-  for (int run = 0; run < RUNS; run++) {
+PS_INLINE PS_AVX512 __m512i unzigzag_avx512(__m512i x) {
+  __m512i sign = _mm512_sub_epi32(_mm512_setzero_si512(),
+                                  _mm512_and_si512(x, _mm512_set1_epi32(1)));
+  return _mm512_xor_si512(_mm512_srli_epi32(x, 1), sign);
+}
+
+PS_INLINE PS_AVX512 __m512i zigzag_avx512(__m512i x) {
+  return _mm512_xor_si512(_mm512_add_epi32(x, x), _mm512_srai_epi32(x, 31));
+}
+
+PS_INLINE PS_AVX512 __m512i less_avx512(__m512i a, __m512i b) {
+  return zigzag_avx512(_mm512_sub_epi32(unzigzag_avx512(a), unzigzag_avx512(b)));
+}
+
+PS_AVX512 static likeness compare_avx512(const uint8_t *line, const uint8_t *earlier,
+                                         int64_t pitch) {
+  likeness found = {0, 0, 0};
+  for (int64_t run = 0, runs = runs_of(pitch); run < runs; run++) {
     int64_t r = run_begin(pitch, run);
-    __m512i a = _mm512_loadu_si512(line + 4 * r);
-    __mmask16 again = _mm512_cmpeq_epi32_mask(a, _mm512_loadu_si512(earlier + 4 * r));
-    found += __builtin_popcount((unsigned)_mm512_mask_test_epi32_mask(again, a, a));
+    __m512i a = _mm512_loadu_si512(line + 4 * r), b = _mm512_loadu_si512(earlier + 4 * r);
+    __m512i rest = less_avx512(a, b);
+    __mmask16 some = _mm512_test_epi32_mask(a, a);
+    __mmask16 same = _mm512_mask_cmpeq_epi32_mask(some, a, b);
+    __mmask16 others = (__mmask16)(some & ~same);
+    found.same += __builtin_popcount(same);
+    found.others += __builtin_popcount(others);
+    __mmask16 near = _mm512_mask_cmple_epu32_mask(others, rest, _mm512_srli_epi32(a, NEAR_BITS));
+    __mmask16 far = _mm512_mask_cmple_epu32_mask(others, a, _mm512_srli_epi32(rest, NEAR_BITS));
+    found.nearer += __builtin_popcount(near) - __builtin_popcount(far);
   }
   return found;
 }
 
-PS_INLINE PS_AVX512 uint8_t *keep_avx512(const uint8_t *line, const uint8_t *earlier,
+PS_INLINE PS_AVX512 uint8_t *keep_avx512(const uint8_t *line, const uint8_t *earlier, int near,
                                          int64_t columns, uint8_t *kept, uint8_t *same,
                                          uint8_t *numbers) {
   for (int64_t r = 0; r + 16 <= columns; r += 16) {
@@ -193,6 +275,7 @@ PS_INLINE PS_AVX512 uint8_t *keep_avx512(const uint8_t *line, const uint8_t *ear
       unsigned again = (unsigned)_mm512_mask_cmpeq_epi32_mask((__mmask16)bits, a, b);
       memcpy(same + r / 8, &again, 2);
       bits &= ~again;
+      if (near) a = less_avx512(a, b);
     }
     memcpy(kept + r / 8, &bits, 2);
     _mm512_storeu_si512(numbers, _mm512_maskz_compress_epi32((__mmask16)bits, a));
@@ -202,12 +285,16 @@ PS_INLINE PS_AVX512 uint8_t *keep_avx512(const uint8_t *line, const uint8_t *ear
 }
 
 PS_INLINE PS_AVX512 const uint8_t *fill_avx512(const uint8_t *numbers, const uint8_t *earlier,
-                                               int64_t columns, const uint8_t *kept,
+                                               int near, int64_t columns, const uint8_t *kept,
                                                const uint8_t *same, uint8_t *line) {
   for (int64_t r = 0; r + 16 <= columns; r += 16) {
     uint16_t bits, again = 0;
     memcpy(&bits, kept + r / 8, 2);
     __m512i x = _mm512_maskz_expand_epi32(bits, _mm512_loadu_si512(numbers));
+    if (near) {
+      __m512i b = unzigzag_avx512(_mm512_loadu_si512(earlier + 4 * r));
+      x = _mm512_maskz_mov_epi32(bits, zigzag_avx512(_mm512_add_epi32(unzigzag_avx512(x), b)));
+    }
     if (earlier) {
       memcpy(&again, same + r / 8, 2);
       x = _mm512_mask_loadu_epi32(x, again, earlier + 4 * r);
@@ -218,43 +305,44 @@ PS_INLINE PS_AVX512 const uint8_t *fill_avx512(const uint8_t *numbers, const uin
   return numbers;
 }
 
-PS_AVX2 static uint8_t *keep_avx2_of(const uint8_t *line, const uint8_t *earlier, int64_t columns,
-                                     uint8_t *kept, uint8_t *same, uint8_t *numbers) {
-  return earlier ? keep_avx2(line, earlier, columns, kept, same, numbers)
-                 : keep_avx2(line, 0, columns, kept, 0, numbers);
+PS_AVX2 static uint8_t *keep_avx2_of(const uint8_t *line, const uint8_t *earlier, int near,
+    int64_t columns, uint8_t *kept, uint8_t *same, uint8_t *numbers) {
+  if (near) return keep_avx2(line, earlier, 1, columns, kept, same, numbers);
+  return earlier ? keep_avx2(line, earlier, 0, columns, kept, same, numbers)
+                 : keep_avx2(line, 0, 0, columns, kept, 0, numbers);
 }
 
-PS_AVX2 static const uint8_t *fill_avx2_of(const uint8_t *numbers, const uint8_t *earlier,
-                                           int64_t columns, const uint8_t *kept,
-                                           const uint8_t *same, uint8_t *line) {
-  return earlier ? fill_avx2(numbers, earlier, columns, kept, same, line)
-                 : fill_avx2(numbers, 0, columns, kept, 0, line);
+PS_AVX2 static const uint8_t *fill_avx2_of(const uint8_t *numbers, const uint8_t *earlier, int near,
+    int64_t columns, const uint8_t *kept, const uint8_t *same, uint8_t *line) {
+  if (near) return fill_avx2(numbers, earlier, 1, columns, kept, same, line);
+  return earlier ? fill_avx2(numbers, earlier, 0, columns, kept, same, line)
+                 : fill_avx2(numbers, 0, 0, columns, kept, 0, line);
 }
 
-PS_AVX512 static uint8_t *keep_avx512_of(const uint8_t *line, const uint8_t *earlier,
-                                         int64_t columns, uint8_t *kept, uint8_t *same,
-                                         uint8_t *numbers) {
-  return earlier ? keep_avx512(line, earlier, columns, kept, same, numbers)
-                 : keep_avx512(line, 0, columns, kept, 0, numbers);
+PS_AVX512 static uint8_t *keep_avx512_of(const uint8_t *line, const uint8_t *earlier, int near,
+    int64_t columns, uint8_t *kept, uint8_t *same, uint8_t *numbers) {
+  if (near) return keep_avx512(line, earlier, 1, columns, kept, same, numbers);
+  return earlier ? keep_avx512(line, earlier, 0, columns, kept, same, numbers)
+                 : keep_avx512(line, 0, 0, columns, kept, 0, numbers);
 }
 
-PS_AVX512 static const uint8_t *fill_avx512_of(const uint8_t *numbers, const uint8_t *earlier,
-                                               int64_t columns, const uint8_t *kept,
-                                               const uint8_t *same, uint8_t *line) {
-  return earlier ? fill_avx512(numbers, earlier, columns, kept, same, line)
-                 : fill_avx512(numbers, 0, columns, kept, 0, line);
-}
-
-PS_AVX2 static int64_t found_again_avx2_of(const uint8_t *line, const uint8_t *earlier,
-                                           int64_t pitch) {
-  return found_again_avx2(line, earlier, pitch);
-}
-
-PS_AVX512 static int64_t found_again_avx512_of(const uint8_t *line, const uint8_t *earlier,
-                                               int64_t pitch) {
-  return found_again_avx512(line, earlier, pitch);
+PS_AVX512 static const uint8_t *fill_avx512_of(const uint8_t *numbers, const uint8_t *earlier, int near,
+    int64_t columns, const uint8_t *kept, const uint8_t *same, uint8_t *line) {
+  if (near) return fill_avx512(numbers, earlier, 1, columns, kept, same, line);
+  return earlier ? fill_avx512(numbers, earlier, 0, columns, kept, same, line)
+                 : fill_avx512(numbers, 0, 0, columns, kept, 0, line);
 }
 #endif
+
+PS_INLINE likeness compare(int level, int64_t item, const uint8_t *line, const uint8_t *earlier,
+                           int64_t pitch) {
+#ifdef PS_X86
+  if (item == 4 && level == PS_LEVEL_AVX512) return compare_avx512(line, earlier, pitch);
+  if (item == 4 && level == PS_LEVEL_AVX2) return compare_avx2(line, earlier, pitch);
+#endif
+  (void)level;
+  return compare_plain(item, line, earlier, pitch);
+}
 
 int64_t ps_choose_distances(int level, int64_t item, const uint8_t *lines, int64_t columns,
                             int64_t elements, const int64_t *distances, uint8_t *chosen) {
@@ -262,52 +350,68 @@ int64_t ps_choose_distances(int level, int64_t item, const uint8_t *lines, int64
   int64_t having = 0;
   for (int64_t f = 0; f < elements; f++) {
     const uint8_t *line = lines + f * pitch * item;
-    int64_t most = LEAST_FOUND - 1;
+    int64_t most = LEAST_SAVED - 1;
     chosen[f] = 0;
     for (int place = 0; place < PS_ROLLOUT_DISTANCES; place++) {
-      int64_t distance = distances[place], found = 0;
+      int64_t distance = distances[place];
       if (distance < 1 || distance > f) continue;
-      const uint8_t *earlier = line - distance * pitch * item;
-#ifdef PS_X86
-      if (item == 4 && level == PS_LEVEL_AVX512)
-        found = found_again_avx512_of(line, earlier, pitch);
-      else if (item == 4 && level == PS_LEVEL_AVX2)
-        found = found_again_avx2_of(line, earlier, pitch);
-      else
-#endif
-        found = found_again(item, line, earlier, pitch);
-      if (found <= most) continue;
-      most = found;
-      chosen[f] = (uint8_t)(place + 1);
+      likeness found = compare(level, item, line, line - distance * pitch * item, pitch);
+      int64_t nearer = found.nearer * 8 >= found.others ? found.nearer : 0;
+      nearer = nearer > 1 ? nearer : 0;
+      int64_t saved = SAME_SAVES * found.same + nearer;
+      /* Nothing to gain, or nearly everything gained. */
+      if (found.same + found.others < 2) break;
+      if (saved > most) {
+        most = saved;
+        chosen[f] = (uint8_t)(place + 1 + (nearer ? NEAR : 0));
+      }
+      if (found.same >= 4 * found.others) break;
     }
     having += chosen[f] != 0;
   }
-  (void)level;
   return having;
+}
+
+int ps_distances_are_there(int64_t elements, const int64_t *distances, const uint8_t *chosen,
+                           int64_t having) {
+  for (int64_t f = 0; f < elements; f++) {
+    if (!chosen[f]) continue;
+    int64_t place = (chosen[f] & DISTANCE) - 1;
+    if (chosen[f] > (NEAR | DISTANCE) || place < 0 || place >= PS_ROLLOUT_DISTANCES) return 0;
+    if (distances[place] < 1 || distances[place] > f) return 0;
+    having--;
+  }
+  return having == 0;
+}
+
+/* The line that this one is told by, if it chose one. */
+PS_INLINE int64_t distance_of(const int64_t *distances, const uint8_t *chosen, int64_t f) {
+  return chosen && chosen[f] ? distances[(chosen[f] & DISTANCE) - 1] : 0;
 }
 
 int64_t ps_lines_to_numbers(int level, int64_t item, const uint8_t *lines, int64_t columns,
                             int64_t elements, const int64_t *distances, const uint8_t *chosen,
                             uint8_t *kept, uint8_t *same, uint8_t *numbers) {
-  const int64_t pitch = ps_pitch(columns), line_bits = (columns + 7) / 8;
+  const int64_t pitch = ps_pitch(columns), line_bytes = ps_line_bytes(columns);
   uint8_t *at = numbers;
   for (int64_t f = 0; f < elements; f++) {
     const uint8_t *line = lines + f * pitch * item, *earlier = 0;
-    if (chosen && chosen[f]) earlier = line - distances[chosen[f] - 1] * pitch * item;
-    int64_t done = 0;
+    int64_t distance = distance_of(distances, chosen, f), done = 0;
+    int near = distance && (chosen[f] & NEAR);
+    if (distance) earlier = line - distance * pitch * item;
 #ifdef PS_X86
     if (item == 4 && level == PS_LEVEL_AVX512) {
-      at = keep_avx512_of(line, earlier, columns, kept, same, at);
+      at = keep_avx512_of(line, earlier, near, columns, kept, same, at);
       done = columns / 16 * 16;
     }
     if (item == 4 && level == PS_LEVEL_AVX2) {
-      at = keep_avx2_of(line, earlier, columns, kept, same, at);
+      at = keep_avx2_of(line, earlier, near, columns, kept, same, at);
       done = columns / 8 * 8;
     }
 #endif
-    at = keep_plain(item, line, earlier, done, columns, kept, same, at);
-    kept += line_bits;
-    if (earlier) same += line_bits;
+    at = keep_plain(item, line, earlier, near, done, columns, kept, same, at);
+    kept += line_bytes;
+    if (earlier) same += line_bytes;
   }
   (void)level;
   return (at - numbers) / item;
@@ -316,25 +420,26 @@ int64_t ps_lines_to_numbers(int level, int64_t item, const uint8_t *lines, int64
 void ps_numbers_to_lines(int level, int64_t item, const uint8_t *numbers, int64_t columns,
                          int64_t elements, const int64_t *distances, const uint8_t *chosen,
                          const uint8_t *kept, const uint8_t *same, uint8_t *lines) {
-  const int64_t pitch = ps_pitch(columns), line_bits = (columns + 7) / 8;
+  const int64_t pitch = ps_pitch(columns), line_bytes = ps_line_bytes(columns);
   for (int64_t f = 0; f < elements; f++) {
     uint8_t *line = lines + f * pitch * item;
     const uint8_t *earlier = 0;
-    if (chosen && chosen[f]) earlier = line - distances[chosen[f] - 1] * pitch * item;
-    int64_t done = 0;
+    int64_t distance = distance_of(distances, chosen, f), done = 0;
+    int near = distance && (chosen[f] & NEAR);
+    if (distance) earlier = line - distance * pitch * item;
 #ifdef PS_X86
     if (item == 4 && level == PS_LEVEL_AVX512) {
-      numbers = fill_avx512_of(numbers, earlier, columns, kept, same, line);
+      numbers = fill_avx512_of(numbers, earlier, near, columns, kept, same, line);
       done = columns / 16 * 16;
     }
     if (item == 4 && level == PS_LEVEL_AVX2) {
-      numbers = fill_avx2_of(numbers, earlier, columns, kept, same, line);
+      numbers = fill_avx2_of(numbers, earlier, near, columns, kept, same, line);
       done = columns / 8 * 8;
     }
 #endif
-    numbers = fill_plain(item, numbers, earlier, done, columns, kept, same, line);
-    kept += line_bits;
-    if (earlier) same += line_bits;
+    numbers = fill_plain(item, numbers, earlier, near, done, columns, kept, same, line);
+    kept += line_bytes;
+    if (earlier) same += line_bytes;
   }
   (void)level;
 }

@@ -23,7 +23,9 @@ Bytes = NDArray[np.uint8]
 Rows = NDArray[np.unsignedinteger[Any]]
 
 _RAW = 0
-_RUNS, _RUN, _LEAST_FOUND = 4, 16, 2
+_RUNS, _RUN = 8, 16
+_SAME_SAVES, _NEAR_BITS, _LEAST_SAVED = 4, 3, 8
+_NEAR, _DISTANCE = 8, 7
 
 
 def encode_plainly(
@@ -89,7 +91,7 @@ def _pack(
     head = bitmap + (chosen.tobytes() if having else b"") + first.tobytes()
     masks = np.packbits(kept, axis=1, bitorder="little").tobytes()
     masks += np.packbits(same[chosen > 0], axis=1, bitorder="little").tobytes()
-    numbers = lines[kept]
+    numbers = _nearer(lines, chosen, of["distances"])[kept]
     planes = np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, item).T)
     streams = [put_stream(codec, effort, head, may_be_sparse=False)]
     streams += [
@@ -105,27 +107,51 @@ def _choose(lines: Rows, distances: NDArray[np.int64]) -> Bytes:
     elements, columns = lines.shape
     blocks = -(-columns // _RUN)
     padded = np.pad(lines, ((0, 0), (0, blocks * _RUN - columns)))
-    begins = [blocks * run // _RUNS * _RUN for run in range(_RUNS)]
+    runs = min(_RUNS, blocks)
+    begins = [blocks * run // runs * _RUN for run in range(runs)]
     sample = np.concatenate([padded[:, begin : begin + _RUN] for begin in begins], 1)
-    chosen, most = np.zeros(elements, np.uint8), np.full(elements, _LEAST_FOUND - 1)
+    chosen, most = np.zeros(elements, np.uint8), np.full(elements, _LEAST_SAVED - 1)
+    is_open = (sample != 0).sum(1) > 1
     for place, distance in enumerate(distances.tolist()):
         if not 1 <= distance < elements:
             continue
-        found = np.zeros(elements, np.int64)
-        found[distance:] = (
-            (sample[distance:] == sample[:-distance]) & (sample[distance:] != 0)
-        ).sum(1)
-        chosen[found > most] = place + 1
-        most = np.maximum(most, found)
+        line, earlier = sample[distance:], sample[:-distance]
+        rest = _less(line, earlier)
+        same = (line == earlier) & (line != 0)
+        others = (line != earlier) & (line != 0)
+        bits = line.dtype.type(_NEAR_BITS)
+        nearer = (others & (rest <= line >> bits)).sum(1).astype(np.int64)
+        nearer -= (others & (line <= rest >> bits)).sum(1)
+        nearer[(nearer * 8 < others.sum(1)) | (nearer < 2)] = 0  # noqa: PLR2004
+        saved = _SAME_SAVES * same.sum(1) + nearer
+        better = (saved > most[distance:]) & is_open[distance:]
+        is_open[distance:] &= same.sum(1) < 4 * others.sum(1)
+        choice = place + 1 + np.where(nearer > 0, _NEAR, 0)
+        chosen[distance:][better] = choice[better]
+        most[distance:][better] = saved[better]
     return chosen
+
+
+def _distances(chosen: Bytes, distances: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of the lines that chose one."""
+    return distances[(chosen[chosen > 0] & _DISTANCE).astype(np.int64) - 1]
 
 
 def _same(lines: Rows, chosen: Bytes, distances: NDArray[np.int64]) -> NDArray[np.bool_]:
     same = np.zeros(lines.shape, bool)
     having = np.flatnonzero(chosen)
-    earlier = having - distances[chosen[having].astype(np.int64) - 1]
+    earlier = having - _distances(chosen, distances)
     same[having] = (lines[having] == lines[earlier]) & (lines[having] != 0)
     return same
+
+
+def _nearer(lines: Rows, chosen: Bytes, distances: NDArray[np.int64]) -> Rows:
+    """Lines that are near an earlier one become the difference to it."""
+    found = lines.copy()
+    near = np.flatnonzero(chosen & _NEAR)
+    earlier = near - distances[(chosen[near] & _DISTANCE).astype(np.int64) - 1]
+    found[near] = _less(lines[near], lines[earlier])
+    return found
 
 
 def _decode(data: bytes, of: np.void, base: Rows | None) -> Rows:
@@ -184,8 +210,11 @@ def _unpack(data: bytes, of: np.void, base: Rows | None, dtype: np.dtype[Any]) -
     lines = np.zeros((elements, columns), dtype)
     planes = np.frombuffer(b"".join(streams[2:]), np.uint8).reshape(item, count)
     lines[kept] = np.ascontiguousarray(planes.T).view(dtype).reshape(-1)
+    choices = np.frombuffer(chosen, np.uint8)
+    if int((choices > 0).sum()) != having:
+        raise DamagedError
     if having:
-        _repeat(lines, np.frombuffer(chosen, np.uint8), having, same_bits, of["distances"])
+        _repeat(lines, kept, choices, same_bits, of["distances"])
     differences = _unzigzag(lines).T
     if base is not None:
         return _follow(bitmap, base, differences, add=True)
@@ -195,17 +224,23 @@ def _unpack(data: bytes, of: np.void, base: Rows | None, dtype: np.dtype[Any]) -
 
 
 def _repeat(
-    lines: Rows, chosen: Bytes, having: int, bits: bytes, distances: NDArray[np.int64]
+    lines: Rows, kept: NDArray[np.bool_], chosen: Bytes, bits: bytes, distances: NDArray[np.int64]
 ) -> None:
+    """Fill in what lines have from earlier ones."""
     places = np.flatnonzero(chosen)
-    if len(places) != having or chosen.max() > len(distances):
+    near, choice = chosen[places] & _NEAR, (chosen[places] & _DISTANCE).astype(np.int64)
+    if (chosen > _NEAR + _DISTANCE).any() or ((choice < 1) | (choice > len(distances))).any():
         raise DamagedError
-    same = _bits(bits, having, lines.shape[1], padded=True)
-    for line, again in zip(places.tolist(), same, strict=True):
-        distance = int(distances[int(chosen[line]) - 1])
-        if not 1 <= distance <= line:
-            raise DamagedError
-        lines[line, again] = lines[line - distance, again]
+    found = distances[choice - 1]
+    if ((found < 1) | (found > places)).any():
+        raise DamagedError
+    same = _bits(bits, len(places), lines.shape[1], padded=True)
+    for line, distance, is_near, again in zip(places, found, near, same, strict=True):
+        earlier = lines[line - distance]
+        if is_near:
+            whole = _zigzag(_unzigzag(lines[line]) + _unzigzag(earlier))
+            lines[line] = np.where(kept[line], whole, lines.dtype.type(0))
+        lines[line, again] = earlier[again]
 
 
 def _bits(data: bytes, lines: int, columns: int, *, padded: bool = False) -> NDArray[np.bool_]:
@@ -240,6 +275,10 @@ def _zigzag(differences: Rows) -> Rows:
 def _unzigzag(numbers: Rows) -> Rows:
     one = numbers.dtype.type(1)
     return (numbers >> one) ^ (~(numbers & one) + one)
+
+
+def _less(lines: Rows, earlier: Rows) -> Rows:
+    return _zigzag(_unzigzag(lines) - _unzigzag(earlier))
 
 
 def _rows(line: np.void, where: str, env_stride: str, step_stride: str) -> Rows:

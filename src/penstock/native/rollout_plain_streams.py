@@ -24,6 +24,8 @@ STREAM = struct.Struct("<BI")
 _LZ4 = 1
 _RAW, _CODED, _SPARSE, _SPARSE_CODED = range(4)
 _PROBE_BYTES, _LEAST_SPARSE_BYTES = 512, 64
+_LEAST_PROBE_BYTES = _PROBE_BYTES * 3 // 4
+_SAMPLE_BYTES, _MOST_PAIRS = 1024, 2250
 
 
 class DamagedError(Exception):
@@ -37,7 +39,7 @@ def put_stream(
     size = len(stream)
     content = np.frombuffer(stream, np.uint8)
     zeros, repeats = int((content == 0).sum()), _repeats(content)
-    strewn = zeros >= size // 4 and repeats < size - size // 16 and size >= _LEAST_SPARSE_BYTES
+    strewn = zeros >= size * 3 // 16 and repeats < size - size // 16 and size >= _LEAST_SPARSE_BYTES
     if may_be_sparse and codec == _LZ4 and strewn:
         bits = np.packbits(content != 0, bitorder="little").tobytes()
         rest = content[content != 0]
@@ -81,10 +83,12 @@ def _coded(codec: int, effort: int, content: NDArray[np.uint8]) -> bytes | None:
     if not size:
         return None
     stream = content.tobytes()
-    if codec == _LZ4 and size >= 2 * _PROBE_BYTES and _repeats(content) < size // 8:
+    if size >= 2 * _PROBE_BYTES and _repeats(content) < size // 8:
         begin = (size - _PROBE_BYTES) // 2
-        probe = lz4_compress(stream[begin : begin + _PROBE_BYTES], effort)
-        if len(probe) >= _PROBE_BYTES * 7 // 8:
+        if codec != _LZ4:
+            if _is_noise(content):
+                return None
+        elif len(lz4_compress(stream[begin : begin + _PROBE_BYTES], effort)) >= _LEAST_PROBE_BYTES:
             return None
     if codec == _LZ4:
         coded = lz4_compress(stream, effort)
@@ -92,6 +96,12 @@ def _coded(codec: int, effort: int, content: NDArray[np.uint8]) -> bytes | None:
         compressor = zstd.ZstdCompressor(level=effort)
         coded = compressor.compress(stream, compressor.FLUSH_FRAME)
     return coded if len(coded) < size else None
+
+
+def _is_noise(content: NDArray[np.uint8]) -> bool:
+    begin = (content.size - _SAMPLE_BYTES) // 2
+    counts = np.bincount(content[begin : begin + _SAMPLE_BYTES])
+    return int((counts * (counts - 1)).sum()) // 2 < _MOST_PAIRS
 
 
 def _of_size(stream: bytes, size: int) -> bytes:

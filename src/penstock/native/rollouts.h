@@ -61,10 +61,14 @@ void ps_rows_to_lines(int level, int64_t item, const uint8_t *const *rows,
 void ps_lines_to_rows(int level, int64_t item, const uint8_t *lines, int64_t columns,
                       int64_t elements, const uint8_t *const *before, uint8_t *const *rows);
 
-/* For each line which distance to an earlier one finds most numbers again, from 1 on; 0 for none.
+/* For each line the distance to an earlier one that saves most, and whether it is near; 0 for none.
  * Returns how many lines have one. */
 int64_t ps_choose_distances(int level, int64_t item, const uint8_t *lines, int64_t columns,
                             int64_t elements, const int64_t *distances, uint8_t *chosen);
+
+/* Whether all that was chosen is there, by just so many lines. */
+int ps_distances_are_there(int64_t elements, const int64_t *distances, const uint8_t *chosen,
+                           int64_t having);
 
 /* Takes the lines apart: a bit for each number that is kept in `numbers`, a bit for each that
  * equals that of the earlier line, for lines that chose one; what is neither is 0. Returns how many
