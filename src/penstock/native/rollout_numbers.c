@@ -37,23 +37,21 @@ PS_INLINE int64_t run_begin(int64_t pitch, int64_t run) {
   PS_INLINE uint##bits##_t zigzag_##bits(uint##bits##_t x) {                                     \
     return (uint##bits##_t)((uint##bits##_t)(x << 1) ^ (uint##bits##_t)(0 - (x >> (bits - 1)))); \
   }                                                                                              \
-  PS_INLINE uint##bits##_t less_##bits(uint##bits##_t a, uint##bits##_t b) {                     \
-    return zigzag_##bits((uint##bits##_t)(unzigzag_##bits(a) - unzigzag_##bits(b)));             \
-  }                                                                                              \
-  PS_INLINE likeness compare_##bits(const uint8_t *line, const uint8_t *earlier, int64_t pitch) {\
+  PS_INLINE likeness compare_##bits(const uint8_t *line, const uint8_t *earlier,                 \
+                                    int64_t pitch) {                                             \
     likeness found = {0, 0, 0};                                                                  \
-    for (int64_t run = 0, runs = runs_of(pitch); run < runs; run++) {                                                       \
+    for (int64_t run = 0, runs = runs_of(pitch); run < runs; run++) {                            \
       int64_t begin = run_begin(pitch, run);                                                     \
       for (int64_t r = begin; r < begin + RUN; r++) {                                            \
         uint##bits##_t a, b;                                                                     \
         memcpy(&a, line + r * (bits / 8), bits / 8);                                             \
         memcpy(&b, earlier + r * (bits / 8), bits / 8);                                          \
-        uint##bits##_t rest = less_##bits(a, b);                                                 \
+        uint##bits##_t whole = zigzag_##bits(a), rest = zigzag_##bits((uint##bits##_t)(a - b));  \
         int is_other = (a != b) & (a != 0);                                                      \
         found.same += (a == b) & (a != 0);                                                       \
         found.others += is_other;                                                                \
-        found.nearer += is_other & (rest <= a >> NEAR_BITS);                                     \
-        found.nearer -= is_other & (a <= rest >> NEAR_BITS);                                     \
+        found.nearer += is_other & (rest <= whole >> NEAR_BITS);                                 \
+        found.nearer -= is_other & (whole <= rest >> NEAR_BITS);                                 \
       }                                                                                          \
     }                                                                                            \
     return found;                                                                                \
@@ -69,7 +67,7 @@ PS_INLINE int64_t run_begin(int64_t pitch, int64_t run) {
       int is_same = (a == b) & (a != 0), is_kept = (a != b) & (a != 0);                          \
       again = (uint8_t)(again | is_same << r);                                                   \
       kept = (uint8_t)(kept | is_kept << r);                                                     \
-      if (near) a = less_##bits(a, b);                                                           \
+      a = zigzag_##bits((uint##bits##_t)(near ? a - b : a));                                     \
       memcpy(to, &a, bits / 8);                                                                  \
       to += is_kept * (bits / 8);                                                                \
     }                                                                                            \
@@ -86,8 +84,7 @@ PS_INLINE int64_t run_begin(int64_t pitch, int64_t run) {
       if (earlier) memcpy(&b, earlier + r * (bits / 8), bits / 8);                               \
       int is_kept = kept >> r & 1, is_same = same >> r & 1;                                      \
       numbers += is_kept * (bits / 8);                                                           \
-      if (near)                                                                                  \
-        a = zigzag_##bits((uint##bits##_t)(unzigzag_##bits(a) + unzigzag_##bits(b)));            \
+      a = (uint##bits##_t)(unzigzag_##bits(a) + (near ? b : 0));                                 \
       a = (uint##bits##_t)(is_kept ? a : 0);                                                     \
       a = is_same ? b : a;                                                                       \
       memcpy(line + r * (bits / 8), &a, bits / 8);                                               \
@@ -157,28 +154,36 @@ PS_INLINE PS_AVX2 __m256i zigzag_avx2(__m256i x) {
   return _mm256_xor_si256(_mm256_add_epi32(x, x), _mm256_srai_epi32(x, 31));
 }
 
-PS_INLINE PS_AVX2 __m256i less_avx2(__m256i a, __m256i b) {
-  return zigzag_avx2(_mm256_sub_epi32(unzigzag_avx2(a), unzigzag_avx2(b)));
+/* All ones where a is not above b. */
+PS_INLINE PS_AVX2 __m256i not_above_avx2(__m256i a, __m256i b) {
+  return _mm256_cmpeq_epi32(_mm256_min_epu32(a, b), a);
 }
 
-PS_INLINE PS_AVX2 unsigned not_above_avx2(__m256i a, __m256i b) {
-  return bits_8(_mm256_cmpeq_epi32(_mm256_min_epu32(a, b), a));
+PS_INLINE PS_AVX2 int64_t sum_avx2(__m256i x) {
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+  return _mm_cvtsi128_si32(sum);
 }
 
 PS_AVX2 static likeness compare_avx2(const uint8_t *line, const uint8_t *earlier, int64_t pitch) {
-  likeness found = {0, 0, 0};
+  const __m256i none = _mm256_setzero_si256();
+  __m256i same = none, others = none, nearer = none;
   for (int64_t run = 0, runs = runs_of(pitch); run < runs; run++) {
     for (int64_t r = run_begin(pitch, run), end = r + RUN; r < end; r += 8) {
-      __m256i a = load_8(line + 4 * r), b = load_8(earlier + 4 * r), rest = less_avx2(a, b);
-      unsigned some = ~bits_8(_mm256_cmpeq_epi32(a, _mm256_setzero_si256())) & 255;
-      unsigned same = some & bits_8(_mm256_cmpeq_epi32(a, b)), others = some & ~same;
-      found.same += __builtin_popcount(same);
-      found.others += __builtin_popcount(others);
-      unsigned near = not_above_avx2(rest, _mm256_srli_epi32(a, NEAR_BITS));
-      unsigned far = not_above_avx2(a, _mm256_srli_epi32(rest, NEAR_BITS));
-      found.nearer += __builtin_popcount(others & near) - __builtin_popcount(others & far);
+      __m256i a = load_8(line + 4 * r), b = load_8(earlier + 4 * r);
+      __m256i whole = zigzag_avx2(a), rest = zigzag_avx2(_mm256_sub_epi32(a, b));
+      __m256i zero = _mm256_cmpeq_epi32(a, none), equal = _mm256_cmpeq_epi32(a, b);
+      __m256i neither = _mm256_or_si256(zero, equal);
+      /* True is -1. */
+      same = _mm256_sub_epi32(same, _mm256_andnot_si256(zero, equal));
+      others = _mm256_add_epi32(others, _mm256_add_epi32(neither, _mm256_set1_epi32(1)));
+      __m256i near = not_above_avx2(rest, _mm256_srli_epi32(whole, NEAR_BITS));
+      __m256i far = not_above_avx2(whole, _mm256_srli_epi32(rest, NEAR_BITS));
+      nearer = _mm256_add_epi32(nearer, _mm256_andnot_si256(neither, _mm256_sub_epi32(far, near)));
     }
   }
+  likeness found = {sum_avx2(same), sum_avx2(others), sum_avx2(nearer)};
   return found;
 }
 
@@ -198,8 +203,9 @@ PS_INLINE PS_AVX2 uint8_t *keep_avx2(const uint8_t *line, const uint8_t *earlier
       unsigned again = bits & bits_8(_mm256_cmpeq_epi32(a, b));
       same[r / 8] = (uint8_t)again;
       bits &= ~again;
-      if (near) a = less_avx2(a, b);
+      if (near) a = _mm256_sub_epi32(a, b);
     }
+    a = zigzag_avx2(a);
     kept[r / 8] = (uint8_t)bits;
     uint64_t order = _pext_u64(0x0706050403020100ull, lanes_of(bits));
     __m256i index = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)order));
@@ -218,8 +224,8 @@ PS_INLINE PS_AVX2 const uint8_t *fill_avx2(const uint8_t *numbers, const uint8_t
     uint64_t order = _pdep_u64(0x0706050403020100ull, lanes);
     __m256i index = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)order));
     __m256i x = _mm256_permutevar8x32_epi32(load_8(numbers), index);
-    if (near)
-      x = zigzag_avx2(_mm256_add_epi32(unzigzag_avx2(x), unzigzag_avx2(load_8(earlier + 4 * r))));
+    x = unzigzag_avx2(x);
+    if (near) x = _mm256_add_epi32(x, load_8(earlier + 4 * r));
     x = _mm256_and_si256(x, _mm256_cvtepi8_epi32(_mm_cvtsi64_si128((long long)lanes)));
     if (earlier) {
       __m256i again = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128((long long)lanes_of(same[r / 8])));
@@ -241,26 +247,25 @@ PS_INLINE PS_AVX512 __m512i zigzag_avx512(__m512i x) {
   return _mm512_xor_si512(_mm512_add_epi32(x, x), _mm512_srai_epi32(x, 31));
 }
 
-PS_INLINE PS_AVX512 __m512i less_avx512(__m512i a, __m512i b) {
-  return zigzag_avx512(_mm512_sub_epi32(unzigzag_avx512(a), unzigzag_avx512(b)));
-}
-
 PS_AVX512 static likeness compare_avx512(const uint8_t *line, const uint8_t *earlier,
                                          int64_t pitch) {
-  likeness found = {0, 0, 0};
+  const __m512i one = _mm512_set1_epi32(1);
+  __m512i same = _mm512_setzero_si512(), others = same, nearer = same;
   for (int64_t run = 0, runs = runs_of(pitch); run < runs; run++) {
     int64_t r = run_begin(pitch, run);
     __m512i a = _mm512_loadu_si512(line + 4 * r), b = _mm512_loadu_si512(earlier + 4 * r);
-    __m512i rest = less_avx512(a, b);
+    __m512i whole = zigzag_avx512(a), rest = zigzag_avx512(_mm512_sub_epi32(a, b));
     __mmask16 some = _mm512_test_epi32_mask(a, a);
-    __mmask16 same = _mm512_mask_cmpeq_epi32_mask(some, a, b);
-    __mmask16 others = (__mmask16)(some & ~same);
-    found.same += __builtin_popcount(same);
-    found.others += __builtin_popcount(others);
-    __mmask16 near = _mm512_mask_cmple_epu32_mask(others, rest, _mm512_srli_epi32(a, NEAR_BITS));
-    __mmask16 far = _mm512_mask_cmple_epu32_mask(others, a, _mm512_srli_epi32(rest, NEAR_BITS));
-    found.nearer += __builtin_popcount(near) - __builtin_popcount(far);
+    __mmask16 other = _mm512_mask_cmpneq_epi32_mask(some, a, b);
+    __mmask16 near = _mm512_mask_cmple_epu32_mask(other, rest, _mm512_srli_epi32(whole, NEAR_BITS));
+    __mmask16 far = _mm512_mask_cmple_epu32_mask(other, whole, _mm512_srli_epi32(rest, NEAR_BITS));
+    same = _mm512_mask_add_epi32(same, _mm512_mask_cmpeq_epi32_mask(some, a, b), same, one);
+    others = _mm512_mask_add_epi32(others, other, others, one);
+    nearer = _mm512_mask_add_epi32(nearer, near, nearer, one);
+    nearer = _mm512_mask_sub_epi32(nearer, far, nearer, one);
   }
+  likeness found = {_mm512_reduce_add_epi32(same), _mm512_reduce_add_epi32(others),
+                    _mm512_reduce_add_epi32(nearer)};
   return found;
 }
 
@@ -275,8 +280,9 @@ PS_INLINE PS_AVX512 uint8_t *keep_avx512(const uint8_t *line, const uint8_t *ear
       unsigned again = (unsigned)_mm512_mask_cmpeq_epi32_mask((__mmask16)bits, a, b);
       memcpy(same + r / 8, &again, 2);
       bits &= ~again;
-      if (near) a = less_avx512(a, b);
+      if (near) a = _mm512_sub_epi32(a, b);
     }
+    a = zigzag_avx512(a);
     memcpy(kept + r / 8, &bits, 2);
     _mm512_storeu_si512(numbers, _mm512_maskz_compress_epi32((__mmask16)bits, a));
     numbers += 4 * __builtin_popcount(bits);
@@ -290,11 +296,8 @@ PS_INLINE PS_AVX512 const uint8_t *fill_avx512(const uint8_t *numbers, const uin
   for (int64_t r = 0; r + 16 <= columns; r += 16) {
     uint16_t bits, again = 0;
     memcpy(&bits, kept + r / 8, 2);
-    __m512i x = _mm512_maskz_expand_epi32(bits, _mm512_loadu_si512(numbers));
-    if (near) {
-      __m512i b = unzigzag_avx512(_mm512_loadu_si512(earlier + 4 * r));
-      x = _mm512_maskz_mov_epi32(bits, zigzag_avx512(_mm512_add_epi32(unzigzag_avx512(x), b)));
-    }
+    __m512i x = unzigzag_avx512(_mm512_maskz_expand_epi32(bits, _mm512_loadu_si512(numbers)));
+    if (near) x = _mm512_mask_add_epi32(x, bits, x, _mm512_loadu_si512(earlier + 4 * r));
     if (earlier) {
       memcpy(&again, same + r / 8, 2);
       x = _mm512_mask_loadu_epi32(x, again, earlier + 4 * r);

@@ -83,7 +83,7 @@ def _pack(
     of: np.void, effort: int, rows: Rows, before: Rows, first: Rows, bitmap: bytes
 ) -> bytes:
     codec, item = int(of["codec"]), rows.dtype.itemsize
-    lines = np.ascontiguousarray(_zigzag(rows - before).T)
+    lines = np.ascontiguousarray((rows - before).T)
     chosen = _choose(lines, of["distances"])
     having = int((chosen > 0).sum())
     same = _same(lines, chosen, of["distances"])
@@ -91,7 +91,7 @@ def _pack(
     head = bitmap + (chosen.tobytes() if having else b"") + first.tobytes()
     masks = np.packbits(kept, axis=1, bitorder="little").tobytes()
     masks += np.packbits(same[chosen > 0], axis=1, bitorder="little").tobytes()
-    numbers = _nearer(lines, chosen, of["distances"])[kept]
+    numbers = _zigzag(_nearer(lines, chosen, of["distances"])[kept])
     planes = np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, item).T)
     streams = [put_stream(codec, effort, head, may_be_sparse=False)]
     streams += [
@@ -116,12 +116,12 @@ def _choose(lines: Rows, distances: NDArray[np.int64]) -> Bytes:
         if not 1 <= distance < elements:
             continue
         line, earlier = sample[distance:], sample[:-distance]
-        rest = _less(line, earlier)
+        whole, rest = _zigzag(line), _zigzag(line - earlier)
         same = (line == earlier) & (line != 0)
         others = (line != earlier) & (line != 0)
         bits = line.dtype.type(_NEAR_BITS)
-        nearer = (others & (rest <= line >> bits)).sum(1).astype(np.int64)
-        nearer -= (others & (line <= rest >> bits)).sum(1)
+        nearer = (others & (rest <= whole >> bits)).sum(1).astype(np.int64)
+        nearer -= (others & (whole <= rest >> bits)).sum(1)
         nearer[(nearer * 8 < others.sum(1)) | (nearer < 2)] = 0  # noqa: PLR2004
         saved = _SAME_SAVES * same.sum(1) + nearer
         better = (saved > most[distance:]) & is_open[distance:]
@@ -150,7 +150,7 @@ def _nearer(lines: Rows, chosen: Bytes, distances: NDArray[np.int64]) -> Rows:
     found = lines.copy()
     near = np.flatnonzero(chosen & _NEAR)
     earlier = near - distances[(chosen[near] & _DISTANCE).astype(np.int64) - 1]
-    found[near] = _less(lines[near], lines[earlier])
+    found[near] -= lines[earlier]
     return found
 
 
@@ -209,13 +209,13 @@ def _unpack(data: bytes, of: np.void, base: Rows | None, dtype: np.dtype[Any]) -
         raise DamagedError
     lines = np.zeros((elements, columns), dtype)
     planes = np.frombuffer(b"".join(streams[2:]), np.uint8).reshape(item, count)
-    lines[kept] = np.ascontiguousarray(planes.T).view(dtype).reshape(-1)
+    lines[kept] = _unzigzag(np.ascontiguousarray(planes.T).view(dtype).reshape(-1))
     choices = np.frombuffer(chosen, np.uint8)
     if int((choices > 0).sum()) != having:
         raise DamagedError
     if having:
         _repeat(lines, kept, choices, same_bits, of["distances"])
-    differences = _unzigzag(lines).T
+    differences = lines.T
     if base is not None:
         return _follow(bitmap, base, differences, add=True)
     rows = np.ascontiguousarray(differences).reshape(envs, steps, elements)
@@ -238,8 +238,7 @@ def _repeat(
     for line, distance, is_near, again in zip(places, found, near, same, strict=True):
         earlier = lines[line - distance]
         if is_near:
-            whole = _zigzag(_unzigzag(lines[line]) + _unzigzag(earlier))
-            lines[line] = np.where(kept[line], whole, lines.dtype.type(0))
+            lines[line, kept[line]] += earlier[kept[line]]
         lines[line, again] = earlier[again]
 
 
@@ -275,10 +274,6 @@ def _zigzag(differences: Rows) -> Rows:
 def _unzigzag(numbers: Rows) -> Rows:
     one = numbers.dtype.type(1)
     return (numbers >> one) ^ (~(numbers & one) + one)
-
-
-def _less(lines: Rows, earlier: Rows) -> Rows:
-    return _zigzag(_unzigzag(lines) - _unzigzag(earlier))
 
 
 def _rows(line: np.void, where: str, env_stride: str, step_stride: str) -> Rows:

@@ -22,8 +22,6 @@
           memcpy(&a, row + f * item, bits / 8);                                                  \
           memcpy(&b, old + f * item, bits / 8);                                                  \
           a = (uint##bits##_t)(a - b);                                                           \
-          a = (uint##bits##_t)((uint##bits##_t)(a << 1) ^                                        \
-                               (uint##bits##_t)(0 - (a >> (bits - 1))));                         \
           memcpy(lines + (f * pitch + r) * item, &a, bits / 8);                                  \
         }                                                                                        \
       }                                                                                          \
@@ -42,7 +40,6 @@
           uint##bits##_t a, b;                                                                   \
           memcpy(&a, lines + (f * pitch + r) * item, bits / 8);                                  \
           memcpy(&b, old + f * item, bits / 8);                                                  \
-          a = (uint##bits##_t)((a >> 1) ^ (uint##bits##_t)(0 - (a & 1)));                        \
           a = (uint##bits##_t)(a + b);                                                           \
           memcpy(row + f * item, &a, bits / 8);                                                  \
         }                                                                                        \
@@ -85,10 +82,8 @@ PS_AVX2 static void to_lines_avx2(const uint8_t *const *rows, const uint8_t *con
   for (int64_t f = 0; f + 8 <= elements; f += 8) {
     for (int64_t r = 0; r + 8 <= columns; r += 8) {
       __m256i x[8];
-      for (int i = 0; i < 8; i++) {
-        __m256i d = _mm256_sub_epi32(load_8(rows[r + i] + 4 * f), load_8(before[r + i] + 4 * f));
-        x[i] = _mm256_xor_si256(_mm256_add_epi32(d, d), _mm256_srai_epi32(d, 31));
-      }
+      for (int i = 0; i < 8; i++)
+        x[i] = _mm256_sub_epi32(load_8(rows[r + i] + 4 * f), load_8(before[r + i] + 4 * f));
       transpose_8x8(x);
       for (int i = 0; i < 8; i++)
         _mm256_storeu_si256((__m256i *)(lines + ((f + i) * pitch + r) * 4), x[i]);
@@ -99,9 +94,8 @@ PS_AVX2 static void to_lines_avx2(const uint8_t *const *rows, const uint8_t *con
 PS_AVX2 static void to_rows_avx2(const uint8_t *lines, int64_t columns, int64_t elements,
                                  int64_t pitch, const uint8_t *const *before,
                                  uint8_t *const *rows) {
-  const __m256i one = _mm256_set1_epi32(1), zero = _mm256_setzero_si256();
   for (int64_t f = 0; f + 8 <= elements; f += 8) {
-    __m256i last = zero;
+    __m256i last = _mm256_setzero_si256();
     const uint8_t *last_row = 0;
     for (int64_t r = 0; r + 8 <= columns; r += 8) {
       __m256i x[8];
@@ -109,9 +103,7 @@ PS_AVX2 static void to_rows_avx2(const uint8_t *lines, int64_t columns, int64_t 
       transpose_8x8(x);
       for (int i = 0; i < 8; i++) {
         if (before[r + i] != last_row) last = load_8(before[r + i] + 4 * f);
-        __m256i sign = _mm256_sub_epi32(zero, _mm256_and_si256(x[i], one));
-        __m256i d = _mm256_xor_si256(_mm256_srli_epi32(x[i], 1), sign);
-        last = _mm256_add_epi32(last, d);
+        last = _mm256_add_epi32(last, x[i]);
         last_row = rows[r + i];
         _mm256_storeu_si256((__m256i *)(rows[r + i] + 4 * f), last);
       }

@@ -51,8 +51,7 @@ PS_INLINE int64_t ps_line_bytes(int64_t columns) { return (columns + 7) / 8; }
 /* Numbers from one line to the next: vectors may run over the end of one. */
 PS_INLINE int64_t ps_pitch(int64_t columns) { return (columns + 15) / 16 * 16; }
 
-/* Column r of the matrix becomes rows[r] minus before[r], in zigzag order. Numbers beyond `columns`
- * are 0. */
+/* Column r of the matrix becomes rows[r] minus before[r]. Numbers beyond `columns` are 0. */
 void ps_rows_to_lines(int level, int64_t item, const uint8_t *const *rows,
                       const uint8_t *const *before, int64_t columns, int64_t elements,
                       uint8_t *lines);
@@ -70,7 +69,7 @@ int64_t ps_choose_distances(int level, int64_t item, const uint8_t *lines, int64
 int ps_distances_are_there(int64_t elements, const int64_t *distances, const uint8_t *chosen,
                            int64_t having);
 
-/* Takes the lines apart: a bit for each number that is kept in `numbers`, a bit for each that
+/* Takes the lines apart: a bit for each number that is kept, in zigzag order, in `numbers`; a bit for each that
  * equals that of the earlier line, for lines that chose one; what is neither is 0. Returns how many
  * are kept. `numbers` has room for all and PS_PAD bytes. */
 int64_t ps_lines_to_numbers(int level, int64_t item, const uint8_t *lines, int64_t columns,
