@@ -33,6 +33,7 @@ class _Service:
     command: Sequence[str]
     log_path: Path
     process: subprocess.Popen[bytes]
+    until_done: bool = False
     restarts: int = 0
     watcher: threading.Thread = field(init=False)
 
@@ -75,10 +76,16 @@ class Processes:
                 _stop_group(process, signal.SIGINT)
                 self._foreground = None
 
-    def serve(self, name: str, command: Sequence[str]) -> None:
-        """Start a service and keep it running until :meth:`stop`."""
+    def serve(self, name: str, command: Sequence[str], *, until_done: bool = False) -> None:
+        """Start a service and keep it running until :meth:`stop`.
+
+        Args:
+            name: Of the service.
+            command: What to start.
+            until_done: It may end by itself: with exit code 0 its work is done.
+        """
         log_path = self._log_folder / f"{name}.log"
-        service = _Service(name, command, log_path, _spawn(command, log_path))
+        service = _Service(name, command, log_path, _spawn(command, log_path), until_done)
         service.watcher = threading.Thread(target=self._watch, args=(service,), daemon=True)
         self._services.append(service)
         service.watcher.start()
@@ -122,7 +129,7 @@ class Processes:
             code = service.process.wait()
             _kill_group(service.process)
             with self._lock:
-                if self._stopping:
+                if self._stopping or (service.until_done and code == 0):
                     return
                 if service.restarts == _RESTARTS:
                     self._say(f"{service.name} ended {_RESTARTS + 1} times, see {service.log_path}")

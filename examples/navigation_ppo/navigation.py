@@ -21,6 +21,7 @@ What it senses, all ``float32``:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +91,7 @@ class NavigationEnvs:
 
     Args:
         count: Environments.
-        seed: Of all of them.
+        seed: Of all of them; several numbers are one seed together.
         first: Number of the first one.
 
     Attributes:
@@ -100,7 +101,7 @@ class NavigationEnvs:
         elapsed: ``(envs,)`` steps of the present episode.
     """
 
-    def __init__(self, count: int, seed: int, *, first: int = 0) -> None:
+    def __init__(self, count: int, seed: int | Sequence[int], *, first: int = 0) -> None:
         self._dice = [
             np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(first + env,)))
             for env in range(count)

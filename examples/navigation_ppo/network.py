@@ -15,8 +15,8 @@ __all__ = ["ActorCritic"]
 _DIRECTIONS = 8
 """Channels of the convolution over azimuths."""
 _STATE, _WALKER = 8, 10
-_STATE_SCALE = (1.0, 1.0, 1.0, 0.1, 1.0, 0.5, 0.5, 1.0)
-_WALKER_SCALE = (1.0, 1.0, 1.0, 0.3, 0.5, 1.0, 1.0, 1.0, 2.0, 0.5)
+_STATE_SCALE = torch.tensor([1.0, 1.0, 1.0, 0.1, 1.0, 0.5, 0.5, 1.0])
+_WALKER_SCALE = torch.tensor([1.0, 1.0, 1.0, 0.3, 0.5, 1.0, 1.0, 1.0, 2.0, 0.5])
 _FIRST_LOG_STD = -0.5
 
 
@@ -29,8 +29,6 @@ class ActorCritic(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("state_scale", torch.tensor(_STATE_SCALE), persistent=False)
-        self.register_buffer("walker_scale", torch.tensor(_WALKER_SCALE), persistent=False)
         # The same filters for every azimuth: an obstacle on the left looks as one on the right.
         self.rays = nn.Conv1d(
             len(ELEVATIONS), _DIRECTIONS, 5, stride=2, padding=2, padding_mode="circular"
@@ -51,8 +49,8 @@ class ActorCritic(nn.Module):
         """Mean of the action ``(n, 3)`` and value ``(n,)`` of observations ``(n, ...)``."""
         nearness = 1 - observation["lidar"].squeeze(1).transpose(1, 2) / RANGE_M
         rays = torch.relu(self.rays(nearness)).flatten(1)
-        state = observation["state"] * self.state_scale
-        walkers = (observation["obstacles"] * self.walker_scale).flatten(1)
+        state = observation["state"] * _STATE_SCALE
+        walkers = (observation["obstacles"] * _WALKER_SCALE).flatten(1)
         features = self.trunk(torch.cat((rays, state, walkers), -1))
         return self.mean(features), self.value(features).squeeze(-1)
 

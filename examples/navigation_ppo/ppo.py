@@ -15,7 +15,7 @@ from navigation_ppo.navigation import ACTION_DIM, Observation
 from navigation_ppo.network import ActorCritic
 from navigation_ppo.settings import Settings
 
-__all__ = ["Learner", "advantages", "policy_of"]
+__all__ = ["Learner", "advantages", "dice_of", "policy_of"]
 
 
 def advantages(
@@ -51,9 +51,14 @@ def advantages(
     return result
 
 
-def policy_of(network: ActorCritic, seed: int, version: int) -> Act:
-    """Draws actions from a network; the same ones for the same seed, version and observations."""
-    dice = torch.Generator().manual_seed((seed << 24) + version)
+def dice_of(*seeds: int) -> torch.Generator:
+    """Random numbers that depend on all of these and nothing else."""
+    mixed = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
+def policy_of(network: ActorCritic, dice: torch.Generator) -> Act:
+    """Draws actions from a network."""
 
     @torch.inference_mode()
     def act(observation: Observation) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -127,7 +132,7 @@ class Learner:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
         # Of the version alone, so that a run that was broken off goes on as it would have.
-        dice = torch.Generator().manual_seed((settings.seed << 24) + self.trained)
+        dice = dice_of(settings.seed, self.trained)
         sums: dict[str, float] = {}
         updates = 0
         for _ in range(settings.epochs):

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 __all__ = ["BAR_SUCCESS", "Settings"]
 
-BAR_SUCCESS = 0.75
+BAR_SUCCESS = 0.8
 """Share of episodes that must reach the goal, of the last :attr:`Settings.judged` that ended.
 
-Random actions reach it never, flying straight at the goal in one episode of four.
+Random actions and untrained networks reach it never, flying straight at the goal in one episode of
+four, and the hand-written policy of :func:`~navigation_ppo.collecting.mediocre_policy` in seven of
+ten.
 """
 
 
