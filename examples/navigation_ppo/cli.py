@@ -129,17 +129,20 @@ def collect(
     from penstock.rollout_file import Encoding
 
     _one_thread()
-    with _errors_said(), open_checkpoints(target, retry_s=_RETRY_S) as checkpoints:
-        with open_rollouts(target, retry_s=_RETRY_S) as streams:
-            Collector(
-                run,
-                streams,
-                checkpoints,
-                Journal(journal),
-                producer=producer,
-                encoding=Encoding(codec=codec),
-                say=click.echo,
-            ).collect()
+    with (
+        _errors_said(),
+        open_checkpoints(target, retry_s=_RETRY_S) as checkpoints,
+        open_rollouts(target, retry_s=_RETRY_S) as streams,
+    ):
+        Collector(
+            run,
+            streams,
+            checkpoints,
+            Journal(journal),
+            producer=producer,
+            encoding=Encoding(codec=codec),
+            say=click.echo,
+        ).collect()
 
 
 @main.command()
@@ -184,20 +187,23 @@ def train(
 
     _one_thread()
     settings = Settings(seed=seed, rollouts=rollouts, envs=envs)
-    with _errors_said(), open_checkpoints(target, retry_s=_RETRY_S) as checkpoints:
-        with open_rollouts(target, retry_s=_RETRY_S) as streams:
-            trainer = Trainer(
-                run,
-                settings,
-                streams,
-                checkpoints,
-                Journal(journal),
-                max_staleness=max_staleness,
-                say=click.echo,
-            )
-            click.echo(heading())
-            trainer.train(lambda record: click.echo(line_of(record)))
-            _end(*verdict(trainer.learner))
+    with (
+        _errors_said(),
+        open_checkpoints(target, retry_s=_RETRY_S) as checkpoints,
+        open_rollouts(target, retry_s=_RETRY_S) as streams,
+    ):
+        trainer = Trainer(
+            run,
+            settings,
+            streams,
+            checkpoints,
+            Journal(journal),
+            max_staleness=max_staleness,
+            say=click.echo,
+        )
+        click.echo(heading())
+        trainer.train(lambda record: click.echo(line_of(record)))
+        _end(*verdict(trainer.learner))
 
 
 @main.command()

@@ -59,6 +59,6 @@ def checksum(rollout: Rollout) -> str:
     """Hash of all names, types, shapes and values of a rollout: the same at both ends of a wire."""
     state = xxhash.xxh3_128()
     for path, leaf in sorted(flatten(rollout).items()):
-        state.update(f"{path} {leaf.dtype.str} {leaf.shape}\n")
+        state.update(f"{path} {leaf.dtype.str} {leaf.shape}\n".encode())
         state.update(np.ascontiguousarray(leaf).data)
     return state.hexdigest()

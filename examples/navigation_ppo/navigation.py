@@ -39,7 +39,7 @@ PERIOD_S = 0.1
 TOP_SPEED_M_S = np.array([2.0, 2.0, 1.0])
 """Of the three axes: what an action of 1 asks for."""
 ACCELERATION_M_S2 = 6.0
-"""By which each axis follows, at most."""
+"""By which the velocity follows, at most: its level part and its vertical one, each by itself."""
 LOWEST_M, HIGHEST_M = 0.3, 2.5
 """Height that the robot keeps to by itself."""
 ROBOT_RADIUS_M = 0.15
@@ -158,9 +158,12 @@ class NavigationEnvs:
     def _move(self, action: NDArray[np.float32]) -> None:
         asked = np.clip(action.astype(np.float64), -1, 1) * TOP_SPEED_M_S
         wanted = _turned(asked, self._yaw)
-        change = ACCELERATION_M_S2 * PERIOD_S
+        most = ACCELERATION_M_S2 * PERIOD_S
         before = self.velocity
-        self.velocity = before + np.clip(wanted - before, -change, change)
+        change = wanted - before
+        change[:, :2] *= (most / np.maximum(_level(change), most))[:, None]
+        change[:, 2] = np.clip(change[:, 2], -most, most)
+        self.velocity = before + change
         self.position += (before + self.velocity) / 2 * PERIOD_S
         height = self.position[:, 2]
         self.velocity[(height < LOWEST_M) | (height > HIGHEST_M), 2] = 0

@@ -8,7 +8,7 @@ from navigation_ppo.ppo import Learner
 from navigation_ppo.settings import BAR_SUCCESS
 from navigation_ppo.trainer import Record
 
-__all__ = ["line_of", "heading", "verdict"]
+__all__ = ["heading", "line_of", "verdict"]
 
 _COLUMNS: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("rollout", lambda r: f"{r.rollout}"),
@@ -20,8 +20,8 @@ _COLUMNS: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("attempt", lambda r: f"{r.attempt}"),
     ("return", lambda r: f"{r.mean_return:.2f}"),
     ("success", lambda r: f"{r.success:.0%}"),
-    ("transfer ms", lambda r: f"{r.pull_ms:.0f}"),
-    ("learning ms", lambda r: f"{r.learn_ms:.0f}"),
+    ("pull ms", lambda r: f"{r.pull_ms:.0f}"),
+    ("learn ms", lambda r: f"{r.learn_ms:.0f}"),
 )
 
 
@@ -39,7 +39,7 @@ def verdict(learner: Learner) -> tuple[bool, str]:
     """Whether a run passed, and the words for it."""
     passed = learner.success >= BAR_SUCCESS
     return passed, (
-        f"{'passed' if passed else 'missed'} the bar of {BAR_SUCCESS:.0%}: {learner.success:.1%} of "
-        f"the last {len(learner.outcomes)} episodes reached the goal, mean return "
+        f"{'passed' if passed else 'missed'} the bar of {BAR_SUCCESS:.0%}: {learner.success:.1%} "
+        f"of the last {len(learner.outcomes)} episodes reached the goal, mean return "
         f"{learner.mean_return:.2f}, after {learner.trained} rollouts"
     )

@@ -12,7 +12,7 @@ from navigation_ppo.ppo import Learner
 from navigation_ppo.settings import Settings
 from penstock import CheckpointClient
 from penstock.client.rollout import Pulled, RolloutClient
-from penstock.errors import InvalidInput, NotFound, TimedOut
+from penstock.errors import Corrupt, InvalidInput, NotFound, TimedOut
 from penstock.streams import StreamSettings, Take, Which
 
 __all__ = ["CONSUMER", "QUEUE", "Record", "Trainer"]
@@ -37,10 +37,11 @@ class Record:
         staleness: How many versions older these were than those that learned.
         attempt: How often it was given to a trainer.
         skipped_stale: Rollouts passed over before it because they were too old.
+        damaged: Rollouts passed over before it because their content was damaged.
         checksum: Of all its values.
         mean_return: Of the last episodes that ended.
         success: Share of these that reached the goal; 0 while there are too few.
-        pull_ms: Time to fetch and decode it, or what was left of that when it was asked for.
+        pull_ms: Time to wait for it, fetch and decode it.
         learn_ms: Time to learn from it.
         losses: Means over its updates.
     """
@@ -53,6 +54,7 @@ class Record:
     staleness: int
     attempt: int
     skipped_stale: int
+    damaged: int
     checksum: str
     mean_return: float
     success: float
@@ -112,13 +114,13 @@ class Trainer:
         self._resume()
         while self.learner.trained < self._settings.rollouts:
             start = time.perf_counter()
-            pulled = self._pull()
+            pulled, damaged = self._pull()
             sequence = pulled.info.sequence
             if self._last is not None and sequence <= self._last.sequence:
                 self._say(f"number {sequence} is in checkpoint {self._last.rollout}: settled")
                 self._rollouts.settle(self._run, CONSUMER, sequence)
                 continue
-            record = self._learn(pulled, pull_s=time.perf_counter() - start)
+            record = self._learn(pulled, damaged, pull_s=time.perf_counter() - start)
             self._last = record
             self._save()
             self._journal.write(asdict(record))
@@ -146,7 +148,9 @@ class Trainer:
         self._journal.end_with(state["record"])
         self._say(f"{self._run}: goes on after rollout {self.learner.trained}")
 
-    def _pull(self) -> Pulled:
+    def _pull(self) -> tuple[Pulled, int]:
+        """The next rollout, and how many damaged ones were passed over."""
+        damaged = 0
         take = Take(
             consumer=CONSUMER,
             policy_version=self.learner.trained,
@@ -154,14 +158,25 @@ class Trainer:
         )
         while True:
             try:
-                return self._rollouts.pull(self._run, Which(take=take), wait_s=_WAIT_S)
+                pulled = self._rollouts.pull(self._run, Which(take=take), wait_s=_WAIT_S)
             except (TimedOut, NotFound):
                 self._say(f"{self._run}: waiting for rollouts")
+            except Corrupt as error:
+                if "sequence" not in error.metadata:
+                    raise
+                # It would be given to this consumer again and again.
+                self._say(f"passed over: {error}")
+                self._rollouts.settle(self._run, CONSUMER, int(error.metadata["sequence"]))
+                damaged += 1
+            else:
+                return pulled, damaged
 
-    def _learn(self, pulled: Pulled, pull_s: float) -> Record:
+    def _learn(self, pulled: Pulled, damaged: int, pull_s: float) -> Record:
         info, version = pulled.info, self.learner.trained
         start = time.perf_counter()
-        losses = self.learner.learn(pulled.data)
+        data = pulled.data
+        losses = self.learner.learn(data)
+        learn_s = time.perf_counter() - start
         return Record(
             rollout=self.learner.trained,
             sequence=info.sequence,
@@ -171,11 +186,12 @@ class Trainer:
             staleness=version - info.policy_version,
             attempt=pulled.opened.attempt,
             skipped_stale=pulled.opened.skipped_stale,
-            checksum=checksum(pulled.data),
+            damaged=damaged,
+            checksum=checksum(data),
             mean_return=self.learner.mean_return,
             success=self.learner.success,
             pull_ms=round(pull_s * 1e3, 1),
-            learn_ms=round((time.perf_counter() - start) * 1e3, 1),
+            learn_ms=round(learn_s * 1e3, 1),
             losses=losses,
         )
 
