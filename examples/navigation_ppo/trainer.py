@@ -21,7 +21,7 @@ CONSUMER = "trainer"
 QUEUE = StreamSettings(capacity=2, when_full="refuse", keep_last=1)
 """Few may wait, so that they are young; what was trained on need not stay."""
 
-_WAIT_S = 10.0
+_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
