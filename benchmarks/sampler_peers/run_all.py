@@ -30,13 +30,13 @@ from rich.table import Table
 from penstock import Plan, open_sampler
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from environments import environment, last_lines
 from recordings import CAMERA_SET, CAMERAS, DATA, ROWS
 from report import machine, write_results
 from serving import cpu_s, fill_cache, running_server
 from tables import write_docs
 
 HERE = Path(__file__).parent
-ENVIRONMENTS = HERE.parent / ".envs"
 FOLDER = DATA / "peers"
 SIDE = 224
 _TIMEOUT_S = 900.0
@@ -110,32 +110,11 @@ def prepare() -> Path:
     return source
 
 
-def environment(name: str) -> Path:
-    """The Python of an environment, which is made first if it is not there.
-
-    Raises:
-        RuntimeError: It cannot be made; with the installer's last lines.
-    """
-    folder = ENVIRONMENTS / name
-    python, ready = folder / "bin" / "python", folder / ".ready"
-    requirements = HERE / "requirements" / f"{name}.txt"
-    if not ready.exists() or ready.read_text() != requirements.read_text():
-        uv = str(Path(sys.executable).with_name("uv"))
-        for command in (
-            [uv, "venv", "--quiet", "--clear", "--python", "3.11", str(folder)],
-            [uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(requirements)],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"no environment: {_last_lines(done.stderr)}")
-        ready.write_text(requirements.read_text())
-    return python
-
-
 def run(name: str, peer: Peer, *flags: str) -> dict[str, Any]:
     """One peer's answer, or ``{"error": reason}``."""
     try:
-        python = environment(peer.environment)
+        requirements = HERE / "requirements" / f"{peer.environment}.txt"
+        python = environment(peer.environment, requirements)
         command = [str(python), str(HERE / peer.script), "--folder", str(FOLDER)]
         command += ["--batches", str(peer.batches), *flags]
         command += [] if peer.limit is None else ["--limit", str(peer.limit)]
@@ -151,7 +130,7 @@ def run(name: str, peer: Peer, *flags: str) -> dict[str, Any]:
                 env={**os.environ, **peer.variables},
             )
         if done.returncode:
-            return {"error": f"exit status {done.returncode}: {_last_lines(log.read_text())}"}
+            return {"error": f"exit status {done.returncode}: {last_lines(log.read_text())}"}
         return json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {"error": f"no answer within {_TIMEOUT_S:.0f} s"}
@@ -183,10 +162,6 @@ def run_ours(source: Path) -> dict[str, Any]:
         server_cpu_ms = (cpu_s(server.tree) - cpu) / (_GROUPS * _BATCHES) * 1e3
         batches.close()
     return {"ms": statistics.median(walls), "cpu_ms": server_cpu_ms, "groups_ms": walls}
-
-
-def _last_lines(text: str) -> str:
-    return " | ".join(text.strip().splitlines()[-3:])[-600:]
 
 
 def show(console: Console, results: dict[str, Any], timed: dict[str, float]) -> None:
