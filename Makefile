@@ -8,7 +8,7 @@ BUF := $(VENV)/buf/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-docker check proto proto-baseline bench bench-sampler bench-sampler-peers \
-  bench-sampler-memory bench-checkpointer bench-converter soak-sampler chaos-sampler \
+  bench-sampler-memory bench-checkpointer bench-converter bench-rollouts soak-sampler chaos-sampler \
   chaos-checkpointer chaos-converter clean
 
 help: ## Print what there is
@@ -76,6 +76,9 @@ bench-checkpointer: setup ## Time saving beside training, other ways to save, an
 bench-converter: setup $(LEROBOT)/.ready ## Memory by the size of a bag, rates beside lerobot's own writers
 	$(BIN)/python benchmarks/converter/run.py
 
+bench-rollouts: setup ## Codecs of rollouts, parts, and the way to a trainer, beside others (as root)
+	$(BIN)/python benchmarks/rollouts/run.py
+
 soak-sampler: setup ## A day of use in 20 minutes: memory, descriptors and threads must stay flat
 	$(BIN)/python benchmarks/soak_sampler.py
 
@@ -88,7 +91,7 @@ chaos-checkpointer: setup ## Kill client, uploader and server a thousand times w
 chaos-converter: setup ## Kill conversions a hundred times; each must end as if nothing had been
 	PENSTOCK_CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_converter_chaos.py
 
-bench: bench-sampler bench-checkpointer bench-converter ## Run the benchmarks of batches, checkpoints, conversions
+bench: bench-sampler bench-checkpointer bench-converter bench-rollouts ## Run the benchmarks of the services
 
 clean: ## Remove what was built, recorded and trained here (not the environments)
 	rm -rf build dist demo results .pytest_cache .ruff_cache .hypothesis .import_linter_cache

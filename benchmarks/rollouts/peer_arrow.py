@@ -90,7 +90,9 @@ class Inbox(flight.FlightServerBase):
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ARG002
         """Copy batches into arrays as they come."""
-        leaves = {path: np.empty(shape, dtype) for path, (dtype, shape) in _shapes(reader.schema).items()}
+        leaves = {
+            path: np.empty(shape, dtype) for path, (dtype, shape) in _shapes(reader.schema).items()
+        }
         envs = 0
         for chunk in reader:
             part = as_leaves(chunk.data)

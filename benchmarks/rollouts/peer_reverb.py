@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import reverb
 import tensorflow as tf
-from worker import Leaves, Peer, load, serve
+from worker import Leaves, Peer, serve
 
 _TABLE = "rollouts"
 
@@ -32,7 +32,8 @@ class ReverbPeer(Peer):
         """A step of all environments each, as a collector makes them."""
         steps = next(iter(leaves.values())).shape[1]
         self._signature = {
-            path: tf.TensorSpec((steps, len(a), *a.shape[2:]), a.dtype) for path, a in leaves.items()
+            path: tf.TensorSpec((steps, len(a), *a.shape[2:]), a.dtype)
+            for path, a in leaves.items()
         }
         return [
             {path: np.ascontiguousarray(array[:, step]) for path, array in leaves.items()}
@@ -52,7 +53,9 @@ class ReverbPeer(Peer):
 
     def receive(self, way: str) -> Leaves:  # noqa: ARG002 - one way
         """The next one that arrives."""
-        (sample,) = self._client.sample(_TABLE, 1, emit_timesteps=False, unpack_as_table_signature=True)
+        (sample,) = self._client.sample(
+            _TABLE, 1, emit_timesteps=False, unpack_as_table_signature=True
+        )
         return sample.data
 
     def connect(self, way: str, address: str, port: int) -> None:  # noqa: ARG002 - one way

@@ -64,7 +64,7 @@ class Memmap:
     """``TensorDict.memmap`` into shared memory."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="rollouts-memmap-", dir="/dev/shm"))  # noqa: S108
+        self._folder = Path(tempfile.mkdtemp(prefix="rollouts-memmap-", dir="/dev/shm"))
 
     def encode(self, native: Any) -> Path:
         """Write the maps."""

@@ -1,4 +1,4 @@
-"""Processes that stay warm and answer requests: the collectors, trainers and codecs of all peers."""
+"""Processes that stay warm and answer requests: collectors, trainers and codecs of all peers."""
 
 from __future__ import annotations
 

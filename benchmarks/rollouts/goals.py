@@ -1,0 +1,83 @@
+"""What is wanted of the figures; whether they reach it is printed and recorded, never a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goal import Goal
+
+__all__ = ["DEFAULT", "GOALS", "KEYS", "compare"]
+
+DEFAULT = "penstock_lz4_next"
+"""The encoding that nobody has chosen."""
+_RAW, _PICKLE, _ADVISED = "penstock_raw", "pickle_lz4", "penstock_advised"
+
+GOALS = (
+    Goal("ratio, lz4", "ratio_lz4", 3.5),
+    Goal("lz4 in, one core", "lz4_in_mb_s", 1000.0, " MB/s"),
+    Goal("lz4 out, one core", "lz4_out_mb_s", 1000.0, " MB/s"),
+    Goal("ratio, zstd", "ratio_zstd", 4.5),
+    Goal("ratio, lz4, `next` rebuilt", "ratio_next", 6.0),
+    Goal(
+        "read for 8 of 1024 environments",
+        "pull_8_of_1024_share",
+        0.02,
+        "%",
+        at_most=True,
+    ),
+    Goal("sent for them", "pull_8_of_1024_wire_share", 0.02, "%", at_most=True),
+    Goal("1 Gb/s: raw / default", "speedup_1gbit_over_raw", 2.5),
+    Goal("1 Gb/s: pickle and LZ4 level 9 / default", "speedup_1gbit_over_pickle_lz4", 3.0),
+    Goal("10 Gb/s: advised / raw", "advised_10gbit_over_raw", 1.05, at_most=True),
+    Goal("no limit: advised / raw", "advised_unshaped_over_raw", 1.05, at_most=True),
+)
+
+KEYS = tuple(goal.name for goal in GOALS)
+"""What others read of the results."""
+
+_CODEC_FIGURES = {
+    "ratio_lz4": ("penstock_lz4", "ratio"),
+    "lz4_in_mb_s": ("penstock_lz4", "in_mb_s"),
+    "lz4_out_mb_s": ("penstock_lz4", "out_mb_s"),
+    "ratio_zstd": ("penstock_zstd", "ratio"),
+    "zstd_in_mb_s": ("penstock_zstd", "in_mb_s"),
+    "zstd_out_mb_s": ("penstock_zstd", "out_mb_s"),
+    "ratio_next": (DEFAULT, "ratio"),
+    "next_in_mb_s": (DEFAULT, "in_mb_s"),
+    "next_out_mb_s": (DEFAULT, "out_mb_s"),
+    "ratio_zstd_next": ("penstock_zstd_next", "ratio"),
+}
+_PULL_FIGURES = {
+    "pull_8_of_1024_share": ("neighbours", "read_share"),
+    "pull_8_of_1024_wire_share": ("neighbours", "wire_share"),
+    "pull_8_of_1024_scattered_share": ("scattered", "read_share"),
+}
+_RATIOS = {
+    "speedup_1gbit_over_raw": ("1", _RAW, DEFAULT),
+    "speedup_1gbit_over_pickle_lz4": ("1", _PICKLE, DEFAULT),
+    "speedup_1gbit_over_socket": ("1", "socket", DEFAULT),
+    "speedup_1gbit_lz4_over_raw": ("1", _RAW, "penstock_lz4"),
+    "advised_10gbit_over_raw": ("10", _ADVISED, _RAW),
+    "advised_unshaped_over_raw": ("unshaped", _ADVISED, _RAW),
+}
+
+
+def compare(found: Mapping[str, Any]) -> dict[str, float]:
+    """The figures by themselves, of the tables that are there.
+
+    Args:
+        found: ``codecs``: ratio, in_mb_s and out_mb_s by way; ``pulls``: read_share and wire_share
+            by choice of environments; ``transfers``: by rate and way, with ``ms``.
+    """
+    figures: dict[str, float] = {}
+    for table, wanted in (("codecs", _CODEC_FIGURES), ("pulls", _PULL_FIGURES)):
+        for name, (row, column) in wanted.items():
+            value = found.get(table, {}).get(row, {}).get(column)
+            if value is not None:
+                figures[name] = value
+    for name, (rate, over, under) in _RATIOS.items():
+        ways = found.get("transfers", {}).get(rate, {})
+        if over in ways and under in ways:
+            figures[name] = ways[over]["ms"] / ways[under]["ms"]
+    return figures
