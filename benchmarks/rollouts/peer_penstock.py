@@ -14,8 +14,9 @@ from typing import Any
 
 from worker import Codec, Leaves, Peer, serve
 
+from penstock import rollouts
+from penstock.client.rollout import RolloutClient, open_rollouts
 from penstock.rollout_file import Decoder, Encoder, Encoding, Index, read
-from penstock.rollouts import RolloutClient, advise, open_rollouts
 from penstock.streams import Selection, StreamSettings, Take, Which
 
 ENCODINGS = {
@@ -143,7 +144,7 @@ class PenstockPeer(Peer):
     def _advise(self, way: str, like: str) -> dict[str, Any]:
         """Ask how to encode to the target of the way ``like``; that is the way ``way`` then."""
         port = self._ports[way] = self._ports[like]
-        advice = advise(self._leaves, self._clients[port])
+        advice = rollouts.advise(self._leaves, self._clients[port])
         self._encodings[way] = advice.encoding
         return {
             "plan": advice.plan,

@@ -31,7 +31,6 @@ from document import write_docs
 from goals import GOALS, compare
 from navigation_ppo.collecting import collect_random
 from network_namespaces import why_not
-from peers import codec_ways, transfer_ways
 from processes import PeerFailed
 from pulls import count_pulls
 from report import machine, write_results
@@ -134,13 +133,11 @@ def show(console: Console, found: Mapping[str, Any]) -> None:
         measured = goal.show(found[goal.name]) if there else "missing"
         table.add_row(goal.text, measured, goal.show_bound(), met)
     console.print(table)
-    texts = codec_ways()
     codecs = Table("codec", "ratio", "MB/s in", "MB/s out", title="One core")
     for way, each in found.get("codecs", {}).items():
         row = (each["ratio"], each["in_mb_s"], each["out_mb_s"])
-        codecs.add_row(texts[way], f"{row[0]:.2f}", f"{row[1]:,.0f}", f"{row[2]:,.0f}")
+        codecs.add_row(way, f"{row[0]:.2f}", f"{row[1]:,.0f}", f"{row[2]:,.0f}")
     console.print(codecs)
-    texts = transfer_ways()
     for rate, ways in found.get("transfers", {}).items():
         columns = (
             "way",
@@ -158,7 +155,7 @@ def show(console: Console, found: Mapping[str, Any]) -> None:
             turns, cpu = each["turns_ms"], ("collector_cpu_ms", "server_cpu_ms", "trainer_cpu_ms")
             milliseconds = (each["ms"], min(turns), max(turns), each["sent_ms"])
             transfers.add_row(
-                texts[way],
+                way,
                 *(f"{value:.0f}" for value in milliseconds),
                 f"{each['wire_mb']:.2f}",
                 *(f"{each[name]:.0f}" for name in cpu),
