@@ -40,7 +40,7 @@ def write_docs() -> Any:
 
 def tables_of(found: Mapping[str, Any]) -> str:
     """All tables of a run, as Markdown."""
-    parts = (_goals, _codecs, _transfers, _advice, _pulls, _not_run, _machine)
+    parts = (_goals, _codecs, _transfers, _stages, _advice, _pulls, _not_run, _machine)
     return "\n\n".join(text for text in (part(found) for part in parts) if text)
 
 
@@ -95,6 +95,23 @@ def _transfers(found: Mapping[str, Any]) -> str:
         ),
     )
     return f"{table}\n\n{_link(found, rates)}"
+
+
+def _stages(found: Mapping[str, Any]) -> str:
+    """Where the time goes at 1 Gb/s."""
+    columns = ("sent_ms", "collector_cpu_ms", "server_cpu_ms", "trainer_cpu_ms")
+
+    def row(text: str, each: Mapping[str, Any]) -> tuple[str, ...]:
+        return (
+            text,
+            *(f"{value:.0f}" for value in (each["ms"], *(each[name] for name in columns))),
+        )
+
+    ways = found["transfers"].get("1", {})
+    return markdown_table(
+        ("at 1 Gb/s, ms", "in all", "until sent (stored)", "CPU: collector", "server", "trainer"),
+        (row(text, ways[way]) for way, text in transfer_ways().items() if way in ways),
+    )
 
 
 def _link(found: Mapping[str, Any], rates: list[str]) -> str:

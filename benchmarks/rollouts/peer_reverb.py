@@ -1,10 +1,10 @@
 """Reverb: a queue in the trainer's process, which the collector writes into.
 
 A step of all environments at once is one append, the rollout one item: an append for each
-environment and step would be 32 768 of them. Favours Reverb: the server is in the trainer's process
-(its in-process client), nothing is written to a disk, and what it gives, ``[time, env, ...]``, is
-taken as it is. Against it: its own codec (Snappy) cannot be turned off. A chunk is one step: longer
-ones were slower here, for no chunk leaves before it is full.
+environment and step would be 32 768 of them. A chunk is one step: longer ones were slower here, for
+no chunk leaves before it is full. Favours Reverb: the server is in the trainer's process, nothing
+is written to a disk, and what it gives, ``[time, env, ...]``, is taken as it is. Against it: its
+own codec (Snappy) cannot be turned off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ReverbPeer(Peer):
     """Steps of all environments."""
 
     def __init__(self) -> None:
-        self._writer: Any = None
+        self._client: Any = None
         self._server: Any = None
         self._samples: Any = None
         self._signature: dict[str, Any] = {}
@@ -48,15 +48,17 @@ class ReverbPeer(Peer):
         """Serve one queue."""
         table = reverb.Table.queue(_TABLE, max_size=2, signature=self._signature)
         self._server = reverb.Server([table])
-        self._client = self._server.localhost_client()
+        self._samples = reverb.TrajectoryDataset.from_table_signature(
+            server_address=f"localhost:{self._server.port}",
+            table=_TABLE,
+            max_in_flight_samples_per_worker=1,
+            num_workers_per_iterator=1,
+        ).as_numpy_iterator()
         return self._server.port
 
     def receive(self, way: str) -> Leaves:  # noqa: ARG002 - one way
         """The next one that arrives."""
-        (sample,) = self._client.sample(
-            _TABLE, 1, emit_timesteps=False, unpack_as_table_signature=True
-        )
-        return sample.data
+        return next(self._samples).data
 
     def connect(self, way: str, address: str, port: int) -> None:  # noqa: ARG002 - one way
         """Connect to the trainer."""

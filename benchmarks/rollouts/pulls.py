@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from processes import PeerFailed
 from transfers import Shaped
 
 __all__ = ["count_pulls"]
@@ -29,9 +30,11 @@ def count_pulls(shaped: Shaped) -> dict[str, dict[str, Any]]:
         By choice of environments: shares of the file, and the file's bytes.
 
     Raises:
-        PeerFailed: The client does not do it.
+        PeerFailed: The client does not do it, or nothing could be sent.
     """
-    pair = shaped.pairs["penstock"]
+    pair = shaped.pairs.get("penstock")
+    if pair is None or _WAY in shaped.failed:
+        raise PeerFailed(f"no parts without {_WAY}")
     server = shaped.servers[_WAY]
     pair.trainer.tell("receive", way=_WAY)
     pair.trainer.hear()

@@ -120,8 +120,8 @@ class Bench:
                     self.not_run |= shaped.failed
                     status.update("parts of a rollout")
                     self.found["pulls"] = count_pulls(shaped)
-            except (PeerFailed, KeyError) as error:
-                self.not_run["transfers"] = f"{type(error).__name__}: {error}"
+            except PeerFailed as error:
+                self.not_run["transfers"] = str(error)
 
 
 def show(console: Console, found: Mapping[str, Any]) -> None:

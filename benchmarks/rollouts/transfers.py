@@ -79,7 +79,7 @@ class Shaped:
         cable: Between them.
         pairs: By peer.
         servers: Checkpointers by the ways that use them.
-        failed: By peer or way: why it does not run.
+        failed: By peer or way: why it does not run, or not any more.
     """
 
     collector: Machine
@@ -229,6 +229,8 @@ def _turn(shaped: Shaped, pair: Pair, way: str, digest: int) -> Turn | None:
         received = pair.trainer.hear()
         wire = shaped.sent_bytes(shaped.collector) - wire
     except PeerFailed as error:
+        # One of the two may wait for the other for ever: neither is asked again.
+        shaped.failed |= dict.fromkeys(pair.ways, f"ended when {way} failed")
         shaped.failed[way] = str(error)
         return None
     if received["digest"] != digest:
