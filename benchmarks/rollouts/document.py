@@ -150,8 +150,10 @@ def _not_run(found: Mapping[str, Any]) -> str:
 
 def _machine(found: Mapping[str, Any]) -> str:
     at = found["machine"]
+    names = ("torch", "tensordict", "pyarrow", "dm-reverb", "blosc2", "grpcio")
+    versions = ", ".join(f"{name} {at[name]}" for name in names)
     return (
         f"A rollout has {found['raw_mb']:.1f} MB in {found['fields']} fields. {at['cpu']}, "
         f"{at['cores']} cores, Python {at['python']}, load {at['load_average']:.1f} at the start, "
-        f"{at['date']}."
+        f"{at['date']}; {versions}."
     )

@@ -28,7 +28,8 @@ ENCODINGS = {
     "penstock_zstd_next": Encoding(codec="zstd"),
     "penstock_lz4_next_half": Encoding(half=("observation", "next")),
 }
-_ON_DISK = "penstock_disk"
+_LIKE_DEFAULT = ("penstock_disk", "penstock_beside")
+"""Ways that differ by where the store is, or how the trainer opens it."""
 _STREAM, _CONSUMER, _MEMBER = "navigation", "bench", "trainer"
 _WAIT_S = 60.0
 
@@ -99,9 +100,9 @@ class PenstockPeer(Peer):
     codecs: Mapping[str, Codec] = {name: File(each) for name, each in ENCODINGS.items()}
 
     def __init__(self) -> None:
-        self._encodings = {**ENCODINGS, _ON_DISK: Encoding()}
-        self._clients: dict[int, RolloutClient] = {}
-        self._ports: dict[str, int] = {}
+        self._encodings = ENCODINGS | dict.fromkeys(_LIKE_DEFAULT, Encoding())
+        self._clients: dict[str, RolloutClient] = {}
+        self._targets: dict[str, str] = {}
         self._iteration = 0
         self._taken: tuple[RolloutClient, int] | None = None
         self._leaves: Leaves = {}
@@ -112,17 +113,18 @@ class PenstockPeer(Peer):
         return leaves
 
     def connect(self, way: str, address: str, port: int) -> None:
-        """Open the target of a way, in a collector and in a trainer."""
-        if port not in self._clients:
-            client = open_rollouts(f"grpc://{address}:{port}")
+        """Open the target of a way, in a collector and in a trainer; a directory has no port."""
+        target = f"grpc://{address}:{port}" if port else f"file://{address}"
+        if target not in self._clients:
+            client = open_rollouts(target)
             client.configure(_STREAM, StreamSettings(capacity=4, keep_last=1))
-            self._clients[port] = client
-        self._ports[way] = port
+            self._clients[target] = client
+        self._targets[way] = target
 
     def send(self, way: str, native: Leaves) -> None:
         """Push; returns when it is stored."""
         self._iteration += 1
-        self._clients[self._ports[way]].push(
+        self._clients[self._targets[way]].push(
             native, _STREAM, self._iteration, encoding=self._encodings[way]
         )
 
@@ -131,7 +133,7 @@ class PenstockPeer(Peer):
         if self._taken is not None:
             before, sequence = self._taken
             before.settle(_STREAM, _CONSUMER, sequence)
-        client = self._clients[self._ports[way]]
+        client = self._clients[self._targets[way]]
         take = Take(consumer=_CONSUMER, member=_MEMBER)
         pulled = client.pull(_STREAM, Which(take=take), wait_s=_WAIT_S)
         self._taken = client, pulled.info.sequence
@@ -143,8 +145,8 @@ class PenstockPeer(Peer):
 
     def _advise(self, way: str, like: str) -> dict[str, Any]:
         """Ask how to encode to the target of the way ``like``; that is the way ``way`` then."""
-        port = self._ports[way] = self._ports[like]
-        advice = rollouts.advise(self._leaves, self._clients[port])
+        target = self._targets[way] = self._targets[like]
+        advice = rollouts.advise(self._leaves, self._clients[target])
         self._encodings[way] = advice.encoding
         return {
             "plan": advice.plan,
@@ -156,7 +158,7 @@ class PenstockPeer(Peer):
 
     def _pull(self, way: str, envs: list[int]) -> dict[str, Any]:
         """Pull some environments of the newest rollout."""
-        client = self._clients[self._ports[way]]
+        client = self._clients[self._targets[way]]
         selection = Selection(envs=tuple(envs))
         pulled = client.pull(_STREAM, Which(latest=True), selection=selection)
         for path, array in pulled.leaves.items():

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from environments import environment
 
-__all__ = ["PEERS", "PeerScript", "codec_ways", "transfer_ways"]
+__all__ = ["PEERS", "PeerScript", "codec_ways", "peer_versions", "transfer_ways"]
 
 HERE = Path(__file__).parent
 _SAMPLER_REQUIREMENTS = HERE.parent / "sampler_peers" / "requirements"
+_COMPARED = ("torch", "tensordict", "pyarrow", "dm-reverb")
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -66,7 +67,8 @@ PEERS = {
             "penstock_lz4_next": "**Penstock**, lz4, `next` rebuilt (default)",
             "penstock_zstd_next": "**Penstock**, zstd, `next` rebuilt",
             "penstock_advised": "**Penstock**, what `advise` says",
-            "penstock_disk": "Penstock, default, stored on a disk",
+            "penstock_beside": "**Penstock**, default, the trainer opens the store's directory",
+            "penstock_disk": "**Penstock**, default, stored on a disk",
         },
     ),
     "layouts": PeerScript(
@@ -110,6 +112,18 @@ PEERS = {
         variables=_QUIET,
     ),
 }
+
+
+def peer_versions() -> dict[str, str]:
+    """Versions of the libraries that are compared, as their requirements pin them."""
+    pins = {
+        name: version
+        for peer in PEERS.values()
+        if peer.environment is not None
+        for line in peer.requirements.read_text().splitlines()
+        for name, _, version in (line.partition("=="),)
+    }
+    return {name: pins[name] for name in _COMPARED}
 
 
 def codec_ways() -> dict[str, str]:

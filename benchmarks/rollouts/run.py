@@ -31,6 +31,7 @@ from document import write_docs
 from goals import GOALS, compare
 from navigation_ppo.collecting import collect_random
 from network_namespaces import why_not
+from peers import peer_versions
 from processes import PeerFailed
 from pulls import count_pulls
 from report import machine, write_results
@@ -182,7 +183,7 @@ def main() -> int:
     options = parser.parse_args()
     console = Console()
     begun_s = time.monotonic()
-    at = machine() | {name: version(name) for name in _VERSIONS}
+    at = machine() | {name: version(name) for name in _VERSIONS} | peer_versions()
     with tempfile.TemporaryDirectory(prefix="rollouts-") as name:
         folder = options.keep_logs or Path(name)
         folder.mkdir(parents=True, exist_ok=True)

@@ -30,10 +30,12 @@ class Checkpointer:
     Attributes:
         process: Of it.
         port: Where it listens, on all addresses of its machine.
+        root: Directory of its store.
     """
 
     process: psutil.Popen
     port: int
+    root: Path
 
     def read_bytes(self) -> int:
         """What it has read so far, at least of files: the kernel does not count sockets."""
@@ -77,7 +79,7 @@ def _serve(machine: Machine, root: Path, port: int, log: Path) -> Generator[Chec
             if process.poll() is not None or time.monotonic() > deadline:
                 raise PeerFailed(f"no checkpointer: {last_lines(log.read_text())}")
             time.sleep(0.1)
-        yield Checkpointer(process, port)
+        yield Checkpointer(process, port, root)
     finally:
         process.terminate()
         try:

@@ -31,6 +31,7 @@ RATES: dict[str, float | None] = {"0.1": 0.1e9, "1": 1e9, "10": 10e9, "unshaped"
 _SETTLE_S = 0.05
 """From the trainer's word that it is about to wait until it waits; not timed."""
 _ADVISED, _LIKE = "penstock_advised", "penstock_raw"
+_BESIDE, _DISK = "penstock_beside", "penstock_disk"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def machines(
         shaped = Shaped(collector, trainer, cable)
         servers = running.enter_context(running_checkpointers(trainer, (store, disk), logs))
         for way in PEERS["penstock"].transfers:
-            shaped.servers[way] = servers[way == "penstock_disk"]
+            shaped.servers[way] = servers[way == _DISK]
         for name, peer in PEERS.items():
             if not peer.transfers:
                 continue
@@ -155,6 +156,9 @@ def _join(shaped: Shaped, pair: Pair) -> None:
         server = shaped.servers.get(way)
         if server is None:
             port = pair.trainer.ask("listen", way=way, address=address)["port"]
+        elif way == _BESIDE:
+            port = server.port
+            pair.trainer.ask("connect", way=way, address=str(server.root), port=0)
         else:
             port = server.port
             pair.trainer.ask("connect", way=way, address="127.0.0.1", port=port)
