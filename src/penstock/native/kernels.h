@@ -1,5 +1,5 @@
 /* The kernels of Penstock: resizing, bit planes, LZ4 and LZF decoding, reading of cached frames,
- * gathering memory, byte planes of numbers.
+ * gathering memory, byte planes of numbers, segments of rollouts.
  *
  * Plain C11, called by ctypes, which lets other Python threads run meanwhile. No call keeps state.
  * Every decoder checks all lengths before it reads or writes: its input may be hostile.

@@ -98,7 +98,7 @@ static int decode_packed(int level, const ps_libraries *libraries, const ps_rows
   for (int64_t stream = 0; stream < 2 + item; stream++) {
     int way = *streams++;
     int64_t stored = take_32(&streams), size = count;
-    uint8_t *to = planes + (stream - 2) * count;
+    uint8_t *to = 0;
     if (stream == 0) {
       to = memory->head;
       size = ps_bitmap_bytes(of) + (having ? elements : 0) + (of->follows ? 0 : of->envs * row_bytes);
@@ -106,6 +106,7 @@ static int decode_packed(int level, const ps_libraries *libraries, const ps_rows
       to = memory->masks;
       size = (elements + having) * line_bytes;
     } else {
+      to = planes + (stream - 2) * count;
       each[stream - 2] = (uint64_t)(uintptr_t)to;
     }
     if (stored > end - at || !ps_get_stream(&coding, way, at, stored, memory->scratch, to, size))

@@ -145,10 +145,12 @@ static int64_t encode_packed(int level, const ps_libraries *libraries, const ps_
   uint8_t *streams = at;
   at += 5 * (2 + item);
   for (int64_t stream = 0; stream < 2 + item; stream++, streams += 5) {
-    const uint8_t *from = planes + (stream - 2) * count;
-    int64_t size = count;
-    if (stream == 0) from = memory->head, size = head - memory->head;
-    if (stream == 1) from = memory->masks, size = (elements + having) * line_bytes;
+    const uint8_t *from = stream == 0 ? memory->head : memory->masks;
+    int64_t size = stream == 0 ? head - memory->head : (elements + having) * line_bytes;
+    if (stream > 1) {
+      from = planes + (stream - 2) * count;
+      size = count;
+    }
     size = ps_put_stream(&coding, stream > 0, from, size, memory->scratch, at, streams);
     if (size < 0) return size;
     put_32(streams + 1, size);

@@ -44,11 +44,11 @@ def decode_plainly(rows: NDArray[np.void]) -> int:
     base: Rows | None = None
     for number, line in enumerate(rows):
         of = line["of"]
-        data = _memory(int(line["data"]), int(line["data_bytes"]))
+        data = _memory(int(line["data"]), int(line["data_bytes"])).tobytes()
         if xxhash.xxh3_64_intdigest(data) != int(line["hash"]):
             return number
         try:
-            found = _decode(data.tobytes(), of, base if of["follows"] else None)
+            found = _decode(data, of, base if of["follows"] else None)
         except (DamagedError, struct.error):
             return number
         if not of["follows"]:
@@ -79,9 +79,7 @@ def _encode(line: np.void) -> bytes:
     return packed if len(packed) < len(raw) else raw
 
 
-def _pack(
-    of: np.void, effort: int, rows: Rows, before: Rows, first: Rows, bitmap: bytes
-) -> bytes:
+def _pack(of: np.void, effort: int, rows: Rows, before: Rows, first: Rows, bitmap: bytes) -> bytes:
     codec, item = int(of["codec"]), rows.dtype.itemsize
     lines = np.ascontiguousarray((rows - before).T)
     chosen = _choose(lines, of["distances"])
@@ -278,9 +276,7 @@ def _unzigzag(numbers: Rows) -> Rows:
 
 def _rows(line: np.void, where: str, env_stride: str, step_stride: str) -> Rows:
     of = line["of"]
-    envs, steps, elements, item = (
-        int(of[name]) for name in ("envs", "steps", "elements", "item")
-    )
+    envs, steps, elements, item = (int(of[name]) for name in ("envs", "steps", "elements", "item"))
     strides = int(line[env_stride]), int(line[step_stride]), item
     reach = (envs - 1) * strides[0] + (steps - 1) * strides[1] + elements * item
     memory = _memory(int(line[where]), reach)
@@ -289,7 +285,7 @@ def _rows(line: np.void, where: str, env_stride: str, step_stride: str) -> Rows:
 
 
 def _place(line: np.void, rows: Rows) -> None:
-    envs, steps, elements = rows.shape
+    envs, _, elements = rows.shape
     first, end, stride = (int(line[name]) for name in ("first_step", "end_step", "env_stride"))
     places = _memory(int(line["places"]), 8 * envs).view(np.int64)
     size = (end - first) * elements * rows.dtype.itemsize
@@ -300,4 +296,4 @@ def _place(line: np.void, rows: Rows) -> None:
 
 
 def _memory(address: int, size: int) -> Bytes:
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), np.uint8)

@@ -55,10 +55,14 @@ class RowCodec(IntEnum):
 
 
 class RolloutCoder:
-    """Encodes and decodes segments; keeps its memory from one call to the next. For one thread."""
+    """Encodes and decodes segments; keeps its memory from one call to the next. For one thread.
 
-    def __init__(self) -> None:
-        self._native = _usable()
+    Args:
+        native: The library to use; None for what there is, which may be none.
+    """
+
+    def __init__(self, native: Kernels | None = None) -> None:
+        self._native = native or _usable()
         self._memory = np.empty(0, np.uint8)
         if self._native is None:
             return

@@ -16,7 +16,7 @@ from penstock.chunks import Digest
 from penstock.errors import InvalidInput, LimitExceeded
 from penstock.native.rollouts import ROWS_IN, table
 from penstock.rollout_file.encoding import Codec, Encoding, is_below
-from penstock.rollout_file.field import Field, grid
+from penstock.rollout_file.field import Field, fields_from, fields_to, grid
 from penstock.rollout_file.index import MAGIC, Index, Segments
 from penstock.rollout_file.leaves import DTYPES, Leaves, flatten
 from penstock.rollout_file.limits import Limits
@@ -26,6 +26,7 @@ from penstock.rollout_file.tables import BATCH_BYTES, borrowed_coder, lines_of
 __all__ = ["Encoder"]
 
 _EFFORTS = {"raw": 0, "lz4": 1, "zstd": 1}
+_MOST_META_BYTES = 1 << 20
 _AHEAD = 2
 """Batches for each thread that are encoded before they are asked for."""
 
@@ -71,6 +72,10 @@ class Encoder:
             message = f"a rollout of {self.raw_size_bytes} bytes, at most {limits.raw_size_bytes}"
             raise LimitExceeded(message)
         self._arrays, self._fields = _plan(leaves, encoding)
+        try:
+            fields_from(fields_to(self._fields), self._envs, self._steps, limits)
+        except ValueError as error:
+            raise LimitExceeded(f"nobody could read the rollout: {error}") from error
         self._table = self._lines(encoding)
         self._index: Index | None = None
         self._digest: Digest | None = None
@@ -222,6 +227,10 @@ def _stored(name: str, array: NDArray[Any], encoding: Encoding) -> NDArray[Any]:
 
 def _checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return json.loads(json.dumps(dict(meta), allow_nan=False))
-    except (TypeError, ValueError) as error:
+        text = json.dumps(dict(meta), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"meta is no plain JSON: {error}", field="meta") from error
+    if len(text) > _MOST_META_BYTES:
+        message = f"meta has {len(text)} bytes as JSON: at most {_MOST_META_BYTES} are stored"
+        raise InvalidInput(message, field="meta")
+    return json.loads(text)

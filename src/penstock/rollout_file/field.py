@@ -19,6 +19,7 @@ _LEAST_SEGMENT_BYTES = 16 << 10
 _MOST_SEGMENT_BYTES = 1 << 20
 _ENVS = 8
 _MOST_STEPS = 64
+_MOST_EXTENT = 1 << 40
 _HALVED = ("float32", "float64")
 
 
@@ -128,25 +129,27 @@ def _field(entry: Any, envs: int, steps: int, limits: Limits) -> Field:
         raise ValueError(f"{name} has the dtype {dtype!r:.40}")
     if stored != dtype and not (stored == "float16" and dtype in _HALVED):
         raise ValueError(f"{name} is {dtype} and is stored as {stored!r:.40}")
-    if codec not in CODECS:
-        raise ValueError(f"{name} has the codec {codec!r:.40}")
-    if not isinstance(shape, list) or len(cast("list[Any]", shape)) > limits.axes:
-        raise ValueError(f"{name} has the shape {shape!r:.80}")
-    extents = cast("list[Any]", shape)
-    if any(type(extent) is not int or not 0 <= extent < 1 << 40 for extent in extents):
-        raise ValueError(f"{name} has the shape {shape!r:.80}")
-    if _demand(extents, dtype) > limits.row_size_bytes:
+    if codec not in CODECS or not (next_of is None or isinstance(next_of, str)):
+        raise ValueError(f"{name} has the codec {codec!r:.40} and follows {next_of!r:.80}")
+    extents = _numbers(shape, 0, _MOST_EXTENT)
+    if len(extents) > limits.axes or _demand(extents, dtype) > limits.row_size_bytes:
         raise ValueError(f"{name} has the shape {shape!r:.80} of {dtype}")
-    if not (next_of is None or isinstance(next_of, str)):
-        raise ValueError(f"{name} follows {next_of!r:.80}")
-    for extent, most in ((chunk_envs, envs), (chunk_steps, steps)):
-        if type(extent) is not int or not 1 <= extent <= most:
-            raise ValueError(f"{name} has segments of {chunk_envs!r:.20} x {chunk_steps!r:.20}")
-    found = Field(name, dtype, tuple(extents), codec, stored, next_of, chunk_envs, chunk_steps)
+    _numbers([chunk_envs], 1, envs)
+    _numbers([chunk_steps], 1, steps)
+    found = Field(name, dtype, extents, codec, stored, next_of, chunk_envs, chunk_steps)
     rows = chunk_envs * chunk_steps
     if rows > 1 and rows * found.row_size_bytes > _MOST_SEGMENT_BYTES:
         raise ValueError(f"{name} has segments of {chunk_envs} x {chunk_steps}, beyond 1 MiB")
     return found
+
+
+def _numbers(values: Any, least: int, most: int) -> tuple[int, ...]:
+    # A bool is an int to isinstance, and no number here.
+    if not isinstance(values, list) or not all(
+        type(value) is int and least <= value <= most for value in cast("list[Any]", values)
+    ):
+        raise ValueError(f"found {values!r:.80}, expected numbers from {least} to {most}")
+    return tuple(cast("list[int]", values))
 
 
 def _demand(shape: Sequence[int], dtype: str) -> int:

@@ -14,7 +14,7 @@ from penstock.rollout_file.limits import Limits
 __all__ = ["DTYPES", "Leaves", "flatten", "unflatten"]
 
 Leaves = dict[str, NDArray[Any]]
-"""Path, joined by ``/``, to array ``[env, time, ...]``; the first two extents are the same in all."""
+"""Path, joined by ``/``, to array ``[env, time, ...]``; all have the same envs and steps."""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name).newbyteorder("<")

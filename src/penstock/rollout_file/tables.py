@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -59,7 +59,7 @@ def lines_of(fields: Sequence[Field], found: Segments) -> NDArray[np.void]:
 
 
 @contextmanager
-def borrowed_coder() -> Iterator[RolloutCoder]:
+def borrowed_coder() -> Generator[RolloutCoder]:
     """A coder that nobody else uses meanwhile; its memory is kept for the next one."""
     with _lock:
         coder = _free.pop() if _free else None

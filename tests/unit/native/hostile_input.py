@@ -16,12 +16,14 @@ from pathlib import Path
 
 import lz4.block
 import numpy as np
+import xxhash
 
 from penstock import bitplanes
 from penstock.codecs import IMAGE_CODECS, encode_images
 from penstock.frame_file import FrameFile, FrameFileWriter, FrameHeader, FrameSource
 from penstock.frame_file.header import record_hash
 from penstock.native import LEVELS, Kernels, packed_room, xxh3_address
+from penstock.native.rollouts import DISTANCES, ROWS_IN, ROWS_OUT, RolloutCoder, table
 from penstock.resize import column_taps, row_taps
 
 SHAPES = [(1, 1), (1, 3), (2, 63), (3, 64), (2, 65), (5, 100), (40, 3), (9, 192), (4, 672)]
@@ -87,6 +89,72 @@ def exercise_planes(kernels: Kernels, rng: np.random.Generator) -> int:
             kernels.round_bfloat16(raw[: raw.size // 4 * 4], out[: raw.size // 4 * 2].copy())
             calls += 20
     return calls
+
+
+def exercise_rollouts(kernels: Kernels, rng: np.random.Generator) -> int:
+    """Segments of all forms, damaged and with the right hash, and what follows them."""
+    calls = 0
+    coder = RolloutCoder(kernels)
+    for _ in range(20):
+        item, codec = int(rng.choice([1, 2, 4, 8])), int(rng.integers(0, 3))
+        envs, steps, elements = (int(rng.integers(1, most)) for most in (6, 40, 30))
+        shape = envs, steps, elements
+        rows = np.cumsum(rng.integers(0, 2 ** int(rng.integers(1, 50)), shape), 1)
+        rows *= rng.random(shape) < rng.random()
+        rows = rows.astype(f"u{item}")
+        if elements > 2:
+            rows[:, :, 2:] = np.where(rng.random() < 0.5, rows[:, :, :-2], rows[:, :, 2:])
+        after = np.roll(rows, -1, 1)
+        after[rng.random((envs, steps)) < 0.2] += 1
+        lines = table(ROWS_IN, 2)
+        for name, value in zip(
+            ("item", "elements", "envs", "steps", "codec", "follows", "distances"),
+            (item, elements, envs, steps, codec, (0, 1), np.arange(1, DISTANCES + 1)),
+            strict=True,
+        ):
+            lines["of"][name] = value
+        lines["effort"] = 1
+        lines["rows"], lines["base"] = [rows.ctypes.data, after.ctypes.data], rows.ctypes.data
+        for prefix in ("", "base_"):
+            lines[f"{prefix}env_stride"], lines[f"{prefix}step_stride"] = rows.strides[:2]
+        data, sizes, _ = coder.encode(lines)
+        first, second = data[: sizes[0]].tobytes(), data[sizes[0] :].tobytes()
+        pairs = [(np.frombuffer(first, np.uint8).copy(), np.frombuffer(second, np.uint8).copy())]
+        pairs += [(hit, pairs[0][1]) for hit in damaged(first, rng) + struck(first, rng)]
+        pairs += [(pairs[0][0], hit) for hit in damaged(second, rng) + struck(second, rng)]
+        for number, pair in enumerate(pairs):
+            found = np.empty((2, *shape), rows.dtype)
+            done = decode_rows(coder, lines["of"], pair, found)
+            if number == 0:
+                assert done == 2
+                assert found.tobytes() == rows.tobytes() + after.tobytes()
+            calls += 1
+    return calls
+
+
+def decode_rows(
+    coder: RolloutCoder, of: np.ndarray, pair: tuple[np.ndarray, np.ndarray], out: np.ndarray
+) -> int:
+    lines = table(ROWS_OUT, 2)
+    lines["of"] = of
+    places = np.arange(out.shape[1])
+    for line, data, rows in zip(lines, pair, out, strict=True):
+        line["data"], line["data_bytes"] = data.ctypes.data, data.size
+        line["hash"] = xxhash.xxh3_64_intdigest(data.tobytes())
+        line["out"], line["env_stride"] = rows.ctypes.data, rows.strides[0]
+        line["places"], line["end_step"] = places.ctypes.data, out.shape[2]
+    return coder.decode(lines)
+
+
+def struck(encoded: bytes, rng: np.random.Generator) -> list[np.ndarray]:
+    """Damage where sizes and ways are told."""
+    found = []
+    for _ in range(20):
+        hit = np.frombuffer(encoded, np.uint8).copy()
+        places = rng.integers(0, min(hit.size, 60), 2)
+        hit[places] = rng.choice(np.array([0, 1, 2, 3, 255, rng.integers(256)], np.uint8), 2)
+        found.append(hit)
+    return found
 
 
 def exercise_frames(kernels: Kernels, rng: np.random.Generator, folder: Path) -> int:
@@ -164,6 +232,7 @@ def main() -> None:
     for level in LEVELS[: best + 1]:
         for _ in range(8):
             calls += exercise(Kernels(path, level), rng)
+            calls += exercise_rollouts(Kernels(path, level), rng)
         with tempfile.TemporaryDirectory() as folder:
             calls += exercise_frames(Kernels(path, level), rng, Path(folder))
     sys.stdout.write(f"{calls}\n")
