@@ -1,9 +1,9 @@
 """Kernels in C, built when the package is installed (``hatch_build.py``), loaded at the first use.
 
 For every frame reading, resizing, bit planes, LZ4, LZF; for checkpoints copies of many tensors and
-planes of their bytes; for rollouts whole segments (``rollouts``). Without them NumPy and python-lz4 give the same bytes, slower, and say so
-once. ``PENSTOCK_NATIVE=0`` leaves them out; ``portable`` or ``avx2`` hold them below what the CPU
-has.
+planes of their bytes; for rollouts whole segments (``rollouts``). Without them NumPy and
+python-lz4 give the same bytes, slower, and say so once. ``PENSTOCK_NATIVE=0`` leaves them out;
+``portable`` or ``avx2`` hold them below what the CPU has.
 """
 
 from penstock.native.filters import add_difference, round_bfloat16, subtract

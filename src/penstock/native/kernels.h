@@ -157,10 +157,10 @@ typedef struct {
 
 enum { PS_ROLLOUT_RAW = 0, PS_ROLLOUT_LZ4 = 1, PS_ROLLOUT_ZSTD = 2, PS_ROLLOUT_DISTANCES = 6 };
 
-/* What every segment of a rollout has: rows (a step of an environment each) of `elements` numbers of
- * `item` bytes, 1, 2, 4 or 8. `codec` is one of the above. `follows` is 1 where most rows are those
- * of another field one step later. Distances say in which earlier elements numbers may be found
- * again; 0 for none. */
+/* What every segment of a rollout has: rows (a step of an environment each) of `elements` numbers
+ * of `item` bytes, 1, 2, 4 or 8. `codec` is one of the above. `follows` is 1 where most rows are
+ * those of another field one step later. Distances say in which earlier elements numbers may be
+ * found again; 0 for none. */
 typedef struct {
   int64_t item, elements, envs, steps, codec, follows, distances[PS_ROLLOUT_DISTANCES];
 } ps_rows;

@@ -15,7 +15,7 @@ PS_INLINE int64_t take_32(bytes *from) {
 
 PS_INLINE int has_bit(const uint8_t *bitmap, int64_t row) { return bitmap[row / 8] >> row % 8 & 1; }
 
-/* The last row of each environment must be among those that differ, and there may be none beyond. */
+/* How many rows differ: the last of each environment must, and there may be none beyond. */
 static int64_t rows_in_bitmap(const ps_rows *of, const uint8_t *bitmap) {
   int64_t rows = of->envs * of->steps;
   for (int64_t env = 1; env <= of->envs; env++)
@@ -64,7 +64,7 @@ static int decode_raw(const ps_rows_out *in, const ps_memory *memory, bytes cons
   return 1;
 }
 
-/* The bits of each line must count the numbers, with none beyond its end; distances must be there. */
+/* The bits of lines must count the numbers, none beyond an end; distances must be there. */
 static int check_head(const ps_rows *of, int64_t columns, int64_t count, const uint8_t *chosen,
                       int64_t having, const uint8_t *kept) {
   const int64_t line_bytes = ps_line_bytes(columns);
@@ -101,7 +101,8 @@ static int decode_packed(int level, const ps_libraries *libraries, const ps_rows
     uint8_t *to = 0;
     if (stream == 0) {
       to = memory->head;
-      size = ps_bitmap_bytes(of) + (having ? elements : 0) + (of->follows ? 0 : of->envs * row_bytes);
+      size = ps_bitmap_bytes(of) + (having ? elements : 0);
+      if (!of->follows) size += of->envs * row_bytes;
     } else if (stream == 1) {
       to = memory->masks;
       size = (elements + having) * line_bytes;

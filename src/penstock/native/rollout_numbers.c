@@ -12,8 +12,8 @@
 /* The columns that distances are chosen by: up to eight runs of 16, evenly spread. */
 enum { RUNS = 8, RUN = 16 };
 
-/* A number that is found again saves its bytes, one that is near some bits: three, where it counts. */
-enum { SAME_SAVES = 4, NEAR_BITS = 3, LEAST_SAVED = 8 };
+/* What is saved by a number that is found again, and by one that is nearer by so many bits. */
+enum { SAME_SAVES = 4, NEAR_SAVES = 1, NEAR_BITS = 3, LEAST_SAVED = 8 };
 
 /* In what a line chose: the number of a distance, from 1 on, and whether it is near. */
 enum { NEAR = 8, DISTANCE = 7 };
@@ -361,7 +361,7 @@ int64_t ps_choose_distances(int level, int64_t item, const uint8_t *lines, int64
       likeness found = compare(level, item, line, line - distance * pitch * item, pitch);
       int64_t nearer = found.nearer * 8 >= found.others ? found.nearer : 0;
       nearer = nearer > 1 ? nearer : 0;
-      int64_t saved = SAME_SAVES * found.same + nearer;
+      int64_t saved = SAME_SAVES * found.same + NEAR_SAVES * nearer;
       /* Nothing to gain, or nearly everything gained. */
       if (found.same + found.others < 2) break;
       if (saved > most) {

@@ -1,4 +1,4 @@
-/* Inside the library: what the segments of rollouts are made of; rollout_encode.c has the format.
+/* Inside the library: the parts of a rollout's segments; rollout_encode.c has the format.
  *
  * A field of a segment is a matrix of differences: a line for each element of a row (a step of an
  * environment), and in it a column for each row. Lines begin `pitch` numbers apart. */

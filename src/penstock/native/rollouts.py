@@ -6,8 +6,10 @@ segment holds *rows*, a step of an environment each, of equal elements.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from penstock.errors import Internal
 from penstock.native.compressors import address_of, lz4_address, zstd_library
 from penstock.native.hashing import xxh3_address
-from penstock.native.library import Kernels, kernels
+from penstock.native.library import Kernels, describe, kernels
 from penstock.native.rollout_kernels import Libraries
 from penstock.native.rollout_plain import decode_plainly, encode_plainly
 
@@ -46,6 +48,9 @@ ROWS_OUT = np.dtype(
 """``ps_rows_out``: a segment to decode."""
 
 
+_log = logging.getLogger(__name__)
+
+
 class RowCodec(IntEnum):
     """What makes streams smaller; the numbers are those in a segment."""
 
@@ -65,6 +70,7 @@ class RolloutCoder:
         self._native = native or _usable()
         self._memory = np.empty(0, np.uint8)
         if self._native is None:
+            _say_plain()
             return
         library = zstd_library()
         assert library is not None  # noqa: S101 - _usable() has seen it
@@ -134,6 +140,16 @@ def table(kind: np.dtype[np.void], count: int) -> NDArray[np.void]:
 
 def _numbers(rows: NDArray[np.void]) -> NDArray[np.int64]:
     return rows.view(np.int64).reshape(len(rows), -1)
+
+
+@lru_cache(maxsize=1)
+def _say_plain() -> None:
+    """Say once in a process that NumPy does the work."""
+    _log.warning(
+        "Rollouts are encoded and decoded by NumPy, the same bytes, tens of times slower: "
+        "the native kernels are %s.",
+        describe(),
+    )
 
 
 def _usable() -> Kernels | None:
