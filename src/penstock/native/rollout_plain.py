@@ -25,7 +25,7 @@ Rows = NDArray[np.unsignedinteger[Any]]
 _RAW = 0
 _RUNS, _RUN = 8, 16
 _SAME_SAVES, _NEAR_BITS, _LEAST_SAVED = 4, 3, 8
-_NEAR, _DISTANCE = 8, 7
+_NEAR, _DISTANCE, _ENOUGH = 8, 7, 5
 
 
 def encode_plainly(
@@ -109,25 +109,31 @@ def _choose(lines: Rows, distances: NDArray[np.int64]) -> Bytes:
     begins = [blocks * run // runs * _RUN for run in range(runs)]
     sample = np.concatenate([padded[:, begin : begin + _RUN] for begin in begins], 1)
     chosen, most = np.zeros(elements, np.uint8), np.full(elements, _LEAST_SAVED - 1)
-    is_open = (sample != 0).sum(1) > 1
+    some = (sample != 0).sum(1)
+    is_open = some > 1
     for place, distance in enumerate(distances.tolist()):
         if not 1 <= distance < elements:
             continue
         line, earlier = sample[distance:], sample[:-distance]
-        whole, rest = _zigzag(line), _zigzag(line - earlier)
-        same = (line == earlier) & (line != 0)
-        others = (line != earlier) & (line != 0)
-        bits = line.dtype.type(_NEAR_BITS)
-        nearer = (others & (rest <= whole >> bits)).sum(1).astype(np.int64)
-        nearer -= (others & (whole <= rest >> bits)).sum(1)
-        nearer[(nearer * 8 < others.sum(1)) | (nearer < 2)] = 0  # noqa: PLR2004
-        saved = _SAME_SAVES * same.sum(1) + nearer
+        same = ((line == earlier) & (line != 0)).sum(1)
+        nearer = _nearer_by(line, earlier) if place == 0 else np.zeros(len(line), np.int64)
+        saved = _SAME_SAVES * same + nearer
         better = (saved > most[distance:]) & is_open[distance:]
-        is_open[distance:] &= same.sum(1) < 4 * others.sum(1)
+        is_open[distance:] &= _ENOUGH * same < (_ENOUGH - 1) * some[distance:]
         choice = place + 1 + np.where(nearer > 0, _NEAR, 0)
         chosen[distance:][better] = choice[better]
         most[distance:][better] = saved[better]
     return chosen
+
+
+def _nearer_by(line: Rows, earlier: Rows) -> NDArray[np.int64]:
+    """How many more numbers of lines are near those of earlier ones than far; 0 for too few."""
+    others = (line != earlier) & (line != 0)
+    whole, rest = _zigzag(line), _zigzag(line - earlier)
+    bits = line.dtype.type(_NEAR_BITS)
+    nearer = (others & (rest <= whole >> bits)).sum(1).astype(np.int64)
+    nearer -= (others & (whole <= rest >> bits)).sum(1)
+    return np.where((nearer > 1) & (nearer * 8 >= others.sum(1)), nearer, 0)
 
 
 def _distances(chosen: Bytes, distances: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,6 +7,10 @@
 
 #include "kernels.h"
 
+#ifdef PS_X86
+#include <immintrin.h>
+#endif
+
 /* Bytes that vectors may reach beyond an end. */
 enum { PS_PAD = 64 };
 
@@ -69,9 +73,9 @@ int64_t ps_choose_distances(int level, int64_t item, const uint8_t *lines, int64
 int ps_distances_are_there(int64_t elements, const int64_t *distances, const uint8_t *chosen,
                            int64_t having);
 
-/* Takes the lines apart: a bit for each number that is kept, in zigzag order, in `numbers`; a bit for each that
- * equals that of the earlier line, for lines that chose one; what is neither is 0. Returns how many
- * are kept. `numbers` has room for all and PS_PAD bytes. */
+/* Takes the lines apart: a bit for each number that is kept, in zigzag order, in `numbers`; a bit
+ * for each that equals that of the earlier line, for lines that chose one; what is neither is 0.
+ * Returns how many are kept. `numbers` has room for all and PS_PAD bytes. */
 int64_t ps_lines_to_numbers(int level, int64_t item, const uint8_t *lines, int64_t columns,
                             int64_t elements, const int64_t *distances, const uint8_t *chosen,
                             uint8_t *kept, uint8_t *same, uint8_t *numbers);
@@ -81,5 +85,48 @@ int64_t ps_lines_to_numbers(int level, int64_t item, const uint8_t *lines, int64
 void ps_numbers_to_lines(int level, int64_t item, const uint8_t *numbers, int64_t columns,
                          int64_t elements, const int64_t *distances, const uint8_t *chosen,
                          const uint8_t *kept, const uint8_t *same, uint8_t *lines);
+
+/* In what a line chose: the number of a distance, from 1 on, and whether it is near. */
+enum { PS_NEAR = 8, PS_DISTANCE = 7 };
+
+/* Zigzag: 0, -1, 1, -2 become 0, 1, 2, 3. */
+#define PS_ZIGZAG(bits)                                                                          \
+  PS_INLINE uint##bits##_t ps_unzigzag_##bits(uint##bits##_t x) {                                \
+    return (uint##bits##_t)((x >> 1) ^ (uint##bits##_t)(0 - (x & 1)));                           \
+  }                                                                                              \
+  PS_INLINE uint##bits##_t ps_zigzag_##bits(uint##bits##_t x) {                                  \
+    return (uint##bits##_t)((uint##bits##_t)(x << 1) ^ (uint##bits##_t)(0 - (x >> (bits - 1)))); \
+  }
+
+PS_ZIGZAG(8)
+PS_ZIGZAG(16)
+PS_ZIGZAG(32)
+PS_ZIGZAG(64)
+
+#ifdef PS_X86
+PS_INLINE PS_AVX2 __m256i ps_load_avx2(const uint8_t *from) {
+  return _mm256_loadu_si256((const __m256i *)from);
+}
+
+PS_INLINE PS_AVX2 __m256i ps_unzigzag_avx2(__m256i x) {
+  __m256i sign = _mm256_sub_epi32(_mm256_setzero_si256(),
+                                  _mm256_and_si256(x, _mm256_set1_epi32(1)));
+  return _mm256_xor_si256(_mm256_srli_epi32(x, 1), sign);
+}
+
+PS_INLINE PS_AVX2 __m256i ps_zigzag_avx2(__m256i x) {
+  return _mm256_xor_si256(_mm256_add_epi32(x, x), _mm256_srai_epi32(x, 31));
+}
+
+PS_INLINE PS_AVX512 __m512i ps_unzigzag_avx512(__m512i x) {
+  __m512i sign = _mm512_sub_epi32(_mm512_setzero_si512(),
+                                  _mm512_and_si512(x, _mm512_set1_epi32(1)));
+  return _mm512_xor_si512(_mm512_srli_epi32(x, 1), sign);
+}
+
+PS_INLINE PS_AVX512 __m512i ps_zigzag_avx512(__m512i x) {
+  return _mm512_xor_si512(_mm512_add_epi32(x, x), _mm512_srai_epi32(x, 31));
+}
+#endif
 
 #endif
