@@ -9,10 +9,20 @@ import sys
 from rollout_samples import rollout_of
 
 from penstock.client.rollout import open_rollouts
-from penstock.errors import NotFound
+from penstock.errors import NotFound, TimedOut
 from penstock.streams import Take, Which
 
-__all__ = ["CONSUMER", "SHAPE", "STREAM", "push", "serve", "train"]
+__all__ = [
+    "CONSUMER",
+    "SHAPE",
+    "STREAM",
+    "produce",
+    "push",
+    "push_and_train",
+    "serve",
+    "train",
+    "train_many",
+]
 
 STREAM, CONSUMER = "navigation", "trainer"
 SHAPE = {"envs": 32, "steps": 8, "width": 40}
@@ -57,6 +67,30 @@ def push_and_train(target, journal, iterations):
     """One after the other."""
     push(target, journal, iterations)
     train(target, journal)
+
+
+def produce(target, journal, producer, iterations):
+    """Push what is the producer's own."""
+    notes = _Journal(journal)
+    with open_rollouts(target) as client:
+        for iteration in iterations:
+            data = rollout_of(iteration, **SHAPE)
+            info = client.push(data, STREAM, iteration, producer=producer)
+            notes.note("pushed", producer, iteration, info.sequence)
+
+
+def train_many(target, journal, member, total):
+    """Share the work with other members until all is done."""
+    notes = _Journal(journal)
+    which = Which(take=Take(consumer=CONSUMER, member=member))
+    with open_rollouts(target) as client:
+        while (state := client.stream(STREAM)).last_sequence < total or state.consumers[0].waiting:
+            try:
+                info = client.pull(STREAM, which, wait_s=0.2).info
+            except TimedOut:
+                continue
+            notes.note("settled", info.producer, info.iteration, info.sequence)
+            client.settle(STREAM, CONSUMER, info.sequence)
 
 
 def serve(root, port):

@@ -307,7 +307,7 @@ class RolloutBackend(Protocol):
         """How many bytes of a push have arrived, and what it became once it is stored."""
         ...
 
-    def append(self, push_id: str, offset_bytes: int, data: bytes) -> int:
+    def append(self, push_id: str, offset_bytes: int, data: bytes | memoryview) -> int:
         """Add bytes without a gap, at most 1 MiB; returns all that is received.
 
         Bytes that arrived before are taken again.

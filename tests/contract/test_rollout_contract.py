@@ -394,56 +394,62 @@ def test_data_that_cannot_be_kept_is_refused_and_leaves_nothing(client, stream, 
     assert list(place[1].glob("rollouts/staging/*.part")) == []
 
 
-def test_many_producers_and_consumers_lose_and_double_nothing(client, stream, place):
-    producers, members, each = 4, 3, 12
-    client.configure(stream, StreamSettings(capacity=5, keep_last=3))
-    total = producers * each
-    trained = {consumer: queue.Queue() for consumer in ("one", "two")}
+class Crowd:
+    """Producers, and members of two consumers, each with a client of its own."""
 
-    def produce(name):
-        with open_rollouts(place[0]) as own:
-            for number in range(each):
-                seed = hash((name, number)) & 0xFFFF
-                own.push(rollout_of(seed), stream, number, producer=f"p{name}")
+    def __init__(self, target, stream, producers, members, each):
+        self.target, self.stream, self.each = target, stream, each
+        self.total = producers * each
+        self.trained = {consumer: queue.Queue() for consumer in ("one", "two")}
+        self.threads = [
+            threading.Thread(target=self._produce, args=(number,)) for number in range(producers)
+        ]
+        self.threads += [
+            threading.Thread(target=self._consume, args=(consumer, f"m{number}"))
+            for consumer in self.trained
+            for number in range(members)
+        ]
 
-    def consume(consumer, member):
-        with open_rollouts(place[0]) as own:
-            which = Which(take=Take(consumer=consumer, member=f"m{member}"))
-            while trained[consumer].qsize() < total:
+    def _produce(self, producer):
+        with open_rollouts(self.target) as client:
+            for number in range(self.each):
+                data = rollout_of(1000 * producer + number)
+                client.push(data, self.stream, number, producer=f"p{producer}")
+
+    def _consume(self, consumer, member):
+        with open_rollouts(self.target) as client:
+            which = Which(take=Take(consumer=consumer, member=member))
+            while self.trained[consumer].qsize() < self.total:
                 try:
-                    pulled = own.pull(stream, which, wait_s=0.3)
+                    pulled = client.pull(self.stream, which, wait_s=0.3)
                 except TimedOut:
                     continue
                 info = pulled.info
-                seed = hash((int(info.producer[1:]), info.iteration)) & 0xFFFF
+                seed = 1000 * int(info.producer[1:]) + info.iteration
                 assert same(pulled.data, rollout_of(seed))
-                trained[consumer].put((info.producer, info.iteration, info.sequence))
-                own.settle(stream, consumer, info.sequence)
+                self.trained[consumer].put((seed, info.sequence))
+                client.settle(self.stream, consumer, info.sequence)
 
-    work = [threading.Thread(target=produce, args=(name,)) for name in range(producers)]
-    work += [
-        threading.Thread(target=consume, args=(consumer, member))
-        for consumer in trained
-        for member in range(members)
-    ]
+
+def test_many_producers_and_consumers_lose_and_double_nothing(client, stream, place):
+    client.configure(stream, StreamSettings(capacity=5, keep_last=3))
+    crowd = Crowd(place[0], stream, producers=4, members=3, each=12)
     # Both consumers are known from the start, so that nothing is removed before they had it.
-    for consumer in trained:
+    for consumer in crowd.trained:
         with pytest.raises(NotFound):
             client.pull(stream, Which(take=Take(consumer=consumer)))
-    for thread in work:
+    for thread in crowd.threads:
         thread.start()
     most_waiting = 0
-    while any(thread.is_alive() for thread in work):
+    while any(thread.is_alive() for thread in crowd.threads):
         waiting = max(state.waiting for state in client.stream(stream).consumers)
         most_waiting = max(most_waiting, waiting)
         time.sleep(0.005)
-    for thread in work:
-        thread.join()
-    expected = sorted((f"p{name}", number) for name in range(producers) for number in range(each))
-    for done in trained.values():
+    seeds = sorted(1000 * producer + number for producer in range(4) for number in range(12))
+    for done in crowd.trained.values():
         found = [done.get() for _ in range(done.qsize())]
-        assert sorted(entry[:2] for entry in found) == expected
-        assert sorted(entry[2] for entry in found) == list(range(1, total + 1))
+        assert sorted(seed for seed, _ in found) == seeds
+        assert sorted(sequence for _, sequence in found) == list(range(1, 49))
     assert most_waiting <= 5
     state = client.stream(stream)
-    assert (state.rollouts, state.last_sequence, state.dropped) == (3, total, 0)
+    assert (state.rollouts, state.last_sequence, state.dropped) == (3, 48, 0)

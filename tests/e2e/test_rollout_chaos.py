@@ -12,6 +12,7 @@ import os
 import random
 import re
 import secrets
+import socket
 import threading
 import time
 from collections import Counter
@@ -25,8 +26,8 @@ from rollout_chaos import CONSUMER, SHAPE, STREAM
 from rollout_samples import rollout_of
 from service_process import ServiceProcess, free_port
 
-import penstock
 from penstock.client.rollout import open_rollouts
+from penstock.errors import PenstockError, TimedOut
 from penstock.rollout_file import read, unflatten
 from penstock.streams import StreamSettings, Take, Which
 
@@ -53,9 +54,9 @@ TRAIN = (
     "rollouts.remove.file_removed",
 )
 
-KILLS = int(os.environ.get("PENSTOCK_CHAOS_KILLS", "48"))
+KILLS = int(os.environ.get("PENSTOCK_CHAOS_KILLS", "40"))
 SEED = int(os.environ.get("PENSTOCK_CHAOS_SEED") or secrets.randbelow(2**32))
-SERVED = 0.15
+SERVED = 0.1
 PUSHES = 3
 ROUND_S = 120
 
@@ -114,6 +115,7 @@ class Chaos:
         serve = {"root": str(self.root), "port": port}
         of_server = name not in CLIENT
         server = self.forks.start("rollout_chaos:serve", failpoint if of_server else "", **serve)
+        self._wait_until_it_listens(server, port)
         client = self._start(
             "push_and_train", "" if of_server else failpoint, f"grpc://127.0.0.1:{port}"
         )
@@ -133,6 +135,13 @@ class Chaos:
             server.kill()
         assert status == 0 or not of_server, self._said()
         return bool(died) if of_server else status == -9
+
+    def _wait_until_it_listens(self, server, port):
+        # Else the client's first attempt fails, and the next one comes seconds later.
+        while server.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return
+            time.sleep(0.01)
 
     def _wait(self, process, watch=lambda: None):
         deadline_s = time.monotonic() + ROUND_S
@@ -225,73 +234,123 @@ def test_every_failpoint_of_the_code_has_its_turn():
     assert found == {*CLIENT, *PUSH, *TRAIN}
 
 
+class Traffic:
+    """Two producers and two members of a consumer, who go on while their server is killed."""
+
+    def __init__(self, target):
+        self.target = target
+        self.acknowledged, self.settled, self.failures = [], [], []
+        self.enough = threading.Event()
+        self.producers = [self._start(self._produce, name) for name in ("a", "b")]
+        self.trainers = [self._start(self._train, name) for name in ("x", "y")]
+
+    def _start(self, work, name):
+        def guarded():
+            try:
+                with open_rollouts(self.target, retry_s=60) as client:
+                    work(client, name)
+            except PenstockError as error:
+                self.failures.append(error)
+
+        thread = threading.Thread(target=guarded)
+        thread.start()
+        return thread
+
+    def _produce(self, client, name):
+        for iteration in itertools.count():
+            if self.enough.is_set():
+                return
+            data = rollout_of(iteration, **SHAPE)
+            self.acknowledged.append(client.push(data, STREAM, iteration, producer=name))
+
+    def _train(self, client, name):
+        which = Which(take=Take(consumer=CONSUMER, member=name))
+        while True:
+            # Before: what came after a wait was over is found by the next one.
+            more_may_come = any(producer.is_alive() for producer in self.producers)
+            try:
+                pulled = client.pull(STREAM, which, wait_s=1)
+            except TimedOut:
+                if not more_may_come:
+                    return
+                continue
+            np.testing.assert_equal(pulled.data, rollout_of(pulled.info.iteration, **SHAPE))
+            client.settle(STREAM, CONSUMER, pulled.info.sequence)
+            self.settled.append(pulled.info)
+
+    def wait_for_more(self, count):
+        """Wait until so many more are settled."""
+        wanted, deadline_s = len(self.settled) + count, time.monotonic() + 120
+        while len(self.settled) < wanted and not self.failures:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+    def finish(self):
+        """Push no more, and wait until all is settled."""
+        self.enough.set()
+        for thread in (*self.producers, *self.trainers):
+            thread.join(120)
+            assert not thread.is_alive()
+
+
 def test_server_killed_at_random_moments_loses_and_doubles_nothing(tmp_path, capsys):
-    """Two producers and two members go on while the server is killed and started again."""
     dice = random.Random(SEED)  # noqa: S311 - to be thrown again
     with capsys.disabled():
         print(f"\nseed {SEED}")  # noqa: T201
-    acknowledged, settled, failures = [], [], []
-    produced = threading.Event()
     root = tmp_path / "store"
     arguments = ("--root", str(root), "--drain-s", "0")
     with ServiceProcess("checkpointer", *arguments, log=tmp_path / "log") as server:
         with open_rollouts(server.target) as client:
             client.configure(STREAM, StreamSettings(capacity=4, keep_last=3))
-
-        def guarded(work, *values):
-            try:
-                with open_rollouts(server.target, retry_s=60) as client:
-                    work(client, *values)
-            except penstock.PenstockError as error:
-                failures.append(error)
-
-        def produce(client, name):
-            iteration = 0
-            while not produced.is_set():
-                data = rollout_of(iteration, **SHAPE)
-                acknowledged.append(client.push(data, STREAM, iteration, producer=name))
-                iteration += 1
-
-        def train(client, member):
-            which = Which(take=Take(consumer=CONSUMER, member=member))
-            while True:
-                try:
-                    pulled = client.pull(STREAM, which, wait_s=1)
-                except penstock.PenstockError as error:
-                    if error.reason != "NO_ROLLOUT":
-                        raise
-                    if produced.is_set() and not any(p.is_alive() for p in producers):
-                        return
-                    continue
-                expected = rollout_of(pulled.info.iteration, **SHAPE)
-                np.testing.assert_equal(pulled.data, expected)
-                client.settle(STREAM, CONSUMER, pulled.info.sequence)
-                settled.append(pulled.info)
-
-        producers = [threading.Thread(target=guarded, args=(produce, n)) for n in ("a", "b")]
-        trainers = [threading.Thread(target=guarded, args=(train, m)) for m in ("x", "y")]
-        for thread in (*producers, *trainers):
-            thread.start()
+        traffic = Traffic(server.target)
         for _ in range(3):
-            seen = len(settled)
-            deadline_s = time.monotonic() + 60
-            while len(settled) < seen + 5 and not failures:
-                assert time.monotonic() < deadline_s
-                time.sleep(0.01)
+            traffic.wait_for_more(5)
             # Not a wait for something: the moment of the kill is what is varied.
             time.sleep(dice.uniform(0, 0.1))
             server.kill()
             server.start()
-        produced.set()
-        for thread in (*producers, *trainers):
-            thread.join(120)
-    assert failures == []
-    by_place = {info.sequence: info for info in acknowledged}
-    assert len(by_place) == len(acknowledged)
+        traffic.finish()
+    assert traffic.failures == []
+    acknowledged = {info.sequence: info for info in traffic.acknowledged}
+    assert len(acknowledged) == len(traffic.acknowledged)
     # Each was given until it was settled, and none again after that.
-    assert sorted(info.sequence for info in settled) == sorted(by_place)
-    assert all(by_place[info.sequence] == info for info in settled)
+    assert sorted(info.sequence for info in traffic.settled) == sorted(acknowledged)
+    assert all(acknowledged[info.sequence] == info for info in traffic.settled)
     with contextlib.closing(RolloutStore(root)) as store:
         assert store.stream(STREAM).rollouts == 3
         (consumer,) = store.stream(STREAM).consumers
         assert (consumer.settled, consumer.waiting) == (len(acknowledged), 0)
+
+
+def test_processes_that_share_a_directory_lose_and_double_nothing(tmp_path):
+    """Producers and members as processes of their own, on one embedded store."""
+    producers, members, each = 3, 3, 15
+    root, journal = tmp_path / "store", tmp_path / "journal"
+    with contextlib.closing(RolloutStore(root)) as store:
+        store.configure(STREAM, StreamSettings(capacity=3, keep_last=2))
+    with Forks("penstock.client.rollout", "rollout_chaos", log=tmp_path / "log") as forks:
+        shared = {"target": f"file://{root}", "journal": str(journal)}
+        running = [
+            forks.start(
+                "rollout_chaos:produce", producer=f"p{number}", iterations=[*range(each)], **shared
+            )
+            for number in range(producers)
+        ]
+        running += [
+            forks.start(
+                "rollout_chaos:train_many", member=f"m{number}", total=producers * each, **shared
+            )
+            for number in range(members)
+        ]
+        deadline_s = time.monotonic() + ROUND_S
+        while any(process.poll() is None for process in running):
+            assert time.monotonic() < deadline_s, forks.log.read_text()[-4000:]
+            time.sleep(0.01)
+        assert [process.poll() for process in running] == [0] * 6, forks.log.read_text()[-4000:]
+    notes = [json.loads(line) for line in journal.read_text().splitlines()]
+    pushed = {tuple(values) for what, *values in notes if what == "pushed"}
+    trained = [tuple(values) for what, *values in notes if what == "settled"]
+    wanted = {(f"p{n}", iteration) for n in range(producers) for iteration in range(each)}
+    assert {values[:2] for values in pushed} == wanted
+    assert sorted(trained) == sorted(pushed)
+    assert max(values[2] for values in pushed) == producers * each

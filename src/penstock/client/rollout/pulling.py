@@ -65,8 +65,9 @@ class Pulling:
         """Fetch a rollout, or a part of it."""
         until_s = time.monotonic() + wait_s
         one = _One(self._target, selection, threads)
-        ask = which
         while True:
+            # Once it is known which one it is, this very one is asked for.
+            ask = which if one.opened is None else Which(sequence=one.opened.info.sequence)
             left_s = max(0.0, until_s - time.monotonic()) if one.opened is None else 0.0
             request = which_to_message(stream, ask, selection, min(left_s, _WAIT_S))
             asked_s = time.monotonic()
@@ -79,26 +80,32 @@ class Pulling:
                 if time.monotonic() - asked_s < _POLL_S:
                     self._closed.wait(_POLL_S)
             except Unavailable as error:
-                self._counts["pulls_resumed" if one.opened else "retries"] += 1
-                log.warning("%s: pull broke off, resuming: %s", self._target, error)
-                if one.has_progress():
-                    patience.progress()
-                patience.wait(error)
+                self._take_up(error, one, patience)
             except Corrupt as error:
-                # Damaged on the way, or there: what comes a second time tells.
-                if one.opened is None or one.resent:
-                    raise
-                self._counts["pulls_resent"] += 1
-                log.warning("%s: damaged rollout fetched again: %s", self._target, error)
-                one.start_over()
-            except NotFound:
+                self._fetch_again(error, one)
+            except NotFound as error:
+                if error.reason == "NO_ROLLOUT" and wait_s > 0:
+                    # The time was up before the service was back.
+                    raise TimedOut(error.message, reason=error.reason) from error
                 if one.opened is None or not (which.latest or which.after_sequence is not None):
                     raise
                 # It was dropped while it was being fetched: another one is there now.
-                one, ask = _One(self._target, selection, threads), which
-                continue
-            if one.opened is not None:
-                ask = Which(sequence=one.opened.info.sequence)
+                one = _One(self._target, selection, threads)
+
+    def _take_up(self, error: Unavailable, one: _One, patience: Patience) -> None:
+        self._counts["pulls_resumed" if one.opened else "retries"] += 1
+        log.warning("%s: pull broke off, resuming: %s", self._target, error)
+        if one.has_progress():
+            patience.progress()
+        patience.wait(error)
+
+    def _fetch_again(self, error: Corrupt, one: _One) -> None:
+        # Damaged on the way, or there: what comes a second time tells.
+        if one.opened is None or one.resent:
+            raise error
+        self._counts["pulls_resent"] += 1
+        log.warning("%s: damaged rollout fetched again: %s", self._target, error)
+        one.start_over()
 
     def _messages(self, request: pb.PullRolloutRequest) -> Iterator[bytes]:
         call: Any = None
