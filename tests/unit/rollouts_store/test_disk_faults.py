@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from mounts import as_root, small_disk
@@ -114,9 +115,8 @@ def test_content_is_on_disk_before_its_name_and_its_row(store, monkeypatch):
     push_into(store, 0)
 
     def note_fsync(handle):
-        steps.append(
-            "directory" if os.readlink(f"/proc/self/fd/{handle}").endswith("/s") else "part"
-        )
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        steps.append("directory" if name == "s" else "part")
         fsync(handle)
 
     def note_change(statement, *values):
