@@ -1,4 +1,9 @@
-"""PPO (Schulman et al. 2017, arXiv:1707.06347) on one rollout at a time, top to bottom."""
+"""PPO (Schulman et al. 2017, arXiv:1707.06347) on one rollout at a time, top to bottom.
+
+A rollout may come from weights that are some versions old. So the objective is the decoupled one
+(Hilton et al. 2021, arXiv:2110.00641): it is clipped around the weights that learning begins from,
+and what they would have done less, or more, often than those that acted weighs less, or more.
+"""
 
 from __future__ import annotations
 
@@ -109,9 +114,13 @@ class Learner:
         self._note_outcomes(rollout)
 
         observation = _tensors(rollout["observation"])
+        action = torch.from_numpy(rollout["action"]).view(-1, ACTION_DIM)
         with torch.no_grad():
-            _, value = network(_flat(observation))
-            _, next_value = network(_flat(_tensors(rollout["next"]["observation"])))
+            mean, value = network(observation)
+            _, next_value = network(_tensors(rollout["next"]["observation"]))
+            log_prob = network.log_prob(mean, action)
+            acted = torch.from_numpy(rollout["log_prob"]).view(-1)
+            weight = (log_prob - acted).exp().clamp(max=settings.max_weight)
         reward = torch.from_numpy(rollout["reward"])
         value, next_value = value.view_as(reward), next_value.view_as(reward)
         advantage = advantages(
@@ -124,9 +133,6 @@ class Learner:
             gae_lambda=settings.gae_lambda,
         )
 
-        observation = _flat(observation)
-        action = torch.from_numpy(rollout["action"]).view(-1, ACTION_DIM)
-        log_prob = torch.from_numpy(rollout["log_prob"]).view(-1)
         target = (advantage + value).view(-1)
         advantage = advantage.view(-1)
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -141,7 +147,8 @@ class Learner:
                 log_ratio = network.log_prob(mean, action[rows]) - log_prob[rows]
                 ratio = log_ratio.exp()
                 clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-                gain = torch.minimum(ratio * advantage[rows], clipped * advantage[rows]).mean()
+                gain = torch.minimum(ratio * advantage[rows], clipped * advantage[rows])
+                gain = (weight[rows] * gain).mean()
                 value_loss = (value - target[rows]).square().mean() / 2
                 entropy = network.entropy()
                 loss = settings.value_weight * value_loss - gain - settings.entropy_weight * entropy
@@ -188,9 +195,5 @@ class Learner:
 
 
 def _tensors(observation: Observation) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array) for name, array in observation.items()}
-
-
-def _flat(observation: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``(envs, steps, ...)`` to ``(envs * steps, ...)``."""
-    return {name: part.flatten(0, 1) for name, part in observation.items()}
+    """``(envs, steps, ...)`` as ``(envs * steps, ...)``."""
+    return {name: torch.from_numpy(array).flatten(0, 1) for name, array in observation.items()}

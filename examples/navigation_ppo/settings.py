@@ -30,6 +30,7 @@ class Settings:
         gamma: Discount of a step.
         gae_lambda: Between one step's error (0) and the whole return (1).
         clip: How far the ratio of the densities counts.
+        max_weight: Most that a step weighs which newer weights would have taken more often.
         value_weight: Of the value's loss.
         entropy_weight: Of the entropy's.
         max_grad_norm: Gradients are scaled down to this.
@@ -47,6 +48,7 @@ class Settings:
     gamma: float = 0.98
     gae_lambda: float = 0.95
     clip: float = 0.2
+    max_weight: float = 2.0
     value_weight: float = 0.5
     entropy_weight: float = 0.002
     max_grad_norm: float = 0.5
