@@ -9,7 +9,7 @@ BUF := $(VENV)/buf/node_modules/.bin/buf
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-docker check proto proto-baseline bench bench-sampler bench-sampler-peers \
   bench-sampler-memory bench-checkpointer bench-converter bench-rollouts soak-sampler chaos-sampler \
-  chaos-checkpointer chaos-converter clean
+  chaos-checkpointer chaos-converter chaos-rollouts clean
 
 help: ## Print what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -90,6 +90,9 @@ chaos-checkpointer: setup ## Kill client, uploader and server a thousand times w
 
 chaos-converter: setup ## Kill conversions a hundred times; each must end as if nothing had been
 	PENSTOCK_CHAOS_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_converter_chaos.py
+
+chaos-rollouts: setup ## Train on two machines while all that is between them breaks down; each seed must learn
+	PENSTOCK_CHAOS_SEEDS=3 $(BIN)/python -m pytest -s tests/e2e/test_navigation_ppo.py
 
 bench: bench-sampler bench-checkpointer bench-converter bench-rollouts ## Run the benchmarks of the services
 

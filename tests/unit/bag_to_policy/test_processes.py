@@ -125,6 +125,22 @@ def test_a_service_that_keeps_dying_is_given_up_and_its_log_shown(tmp_path: Path
     assert said[-1].startswith("toy ended 4 times, see ")
 
 
+def test_what_has_done_its_work_is_not_started_again(tmp_path: Path) -> None:
+    once = tmp_path / "failed-once"
+    script = (
+        "import pathlib, sys; once = pathlib.Path(sys.argv[1]); failed = once.exists(); "
+        "once.touch(); print('done' if failed else 'failed', flush=True); sys.exit(not failed)"
+    )
+    said: list[str] = []
+    with Processes(tmp_path / "logs", said.append) as processes:
+        command = [sys.executable, "-c", script, str(once)]
+        processes.serve("toy", command, until_done=True)
+        with pytest.raises(Unavailable):  # said as soon as nobody watches it any more
+            processes.wait_until_healthy("toy", "grpc://127.0.0.1:1")
+    assert said == ["toy ended with code 1: it is started again"]
+    assert (tmp_path / "logs" / "toy.log").read_text() == "failed\ndone\n"
+
+
 def test_the_exit_code_of_a_command_comes_back(tmp_path: Path) -> None:
     with Processes(tmp_path / "logs") as processes:
         assert processes.run([sys.executable, "-c", "raise SystemExit(7)"]) == 7

@@ -210,6 +210,17 @@ def test_rollouts_of_old_weights_are_skipped_and_counted(trainer, streams):
     assert max(record.staleness for record in records) <= 1
 
 
+def test_a_damaged_rollout_is_passed_over_and_counted(trainer, streams, tmp_path):
+    push_all(streams, some_rollouts(6))
+    second = sorted((tmp_path / "store").rglob("*.rollout"))[1]
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(content)
+    records = trained_to_the_end(trainer())
+    assert [record.sequence for record in records] == [1, 3, 4, 5, 6]
+    assert [record.damaged for record in records] == [0, 1, 0, 0, 0]
+
+
 def test_other_settings_do_not_continue_a_run(trainer, streams):
     push_all(streams, some_rollouts(5))
     trainer().train(lambda record: None)
