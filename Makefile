@@ -97,5 +97,5 @@ chaos-rollouts: setup ## Train on two machines while all that is between them br
 bench: bench-sampler bench-checkpointer bench-converter bench-rollouts ## Run the benchmarks of the services
 
 clean: ## Remove what was built, recorded and trained here (not the environments)
-	rm -rf build dist demo results .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist demo navigation results .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
