@@ -118,14 +118,18 @@ def check_equal(samplers: dict[str, SamplerClient], buffer: HandWrittenBuffer) -
 def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
     """Hot and cold batches of camera-like frames by every way, and the floors beside them."""
     paths = CAMERA_SET.paths()
-    server, remote = stack.enter_context(served(CAMERA_SET, "grpc"))
+    server, remote = stack.enter_context(served(CAMERA_SET, "network"))
+    over_grpc = stack.enter_context(
+        open_sampler(server.target, image_size=(SIDE, SIDE), direct=False)
+    )
     fill_cache(remote, PLAN, CACHES / CAMERA_SET.name)
     local_server, local = stack.enter_context(served(CAMERA_SET, "local", local_socket="auto"))
     inside = stack.enter_context(embedded(CAMERA_SET, CACHES / CAMERA_SET.name))
     drop_in = stack.enter_context(loaded_drop_in(CAMERA_SET, CACHES / CAMERA_SET.name))
     buffer = stack.enter_context(HandWrittenBuffer(paths, BATCH, SIDE))
     wire: Loopback = stack.enter_context(loopback(BATCH_BYTES))
-    check_equal({"gRPC": remote, "same host": local, "embedded": inside}, buffer)
+    ours = {"network": remote, "gRPC": over_grpc, "same host": local, "embedded": inside}
+    check_equal(ours, buffer)
     ids = inside.view(PLAN).transition_ids
 
     before = remote.transfer.wire_bytes, remote.transfer.batches
@@ -143,7 +147,8 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
     hot = take_turns(
         {
             "baseline": Way(by_hand),
-            "grpc": Way(lambda first, n: pull(remote, first, n), server.tree),
+            "network": Way(lambda first, n: pull(remote, first, n), server.tree),
+            "grpc": Way(lambda first, n: pull(over_grpc, first, n), server.tree),
             "same_host": Way(lambda first, n: pull(local, first, n), local_server.tree),
             "embedded": Way(lambda first, n: pull(inside, first, n)),
             "drop_in": repeated(lambda: drop_in.sample(BATCH)),
@@ -151,7 +156,8 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
             "one_copy_2_threads": repeated(copiers[1].copy),
             "socket": repeated(lambda: wire.transfer(BATCH_BYTES)),
             "socket_encoded": repeated(lambda: wire.transfer(encoded_bytes)),
-            "grpc_alone": Way(lambda first, n: fetch_alone(remote, first, n), server.tree),
+            "network_alone": Way(lambda first, n: fetch_alone(remote, first, n), server.tree),
+            "grpc_alone": Way(lambda first, n: fetch_alone(over_grpc, first, n), server.tree),
         },
         turns=turns,
         batches=batches,
@@ -165,6 +171,7 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
     cold = take_turns(
         {
             "cold": Way(lambda first, n: pull(remote, first, n), server.tree, forget),
+            "cold_grpc": Way(lambda first, n: pull(over_grpc, first, n), server.tree, forget),
             "cold_disk": Way(
                 lambda _, n: disk.read(n * BATCH, encoded_bytes // BATCH), before=forget
             ),
@@ -179,8 +186,10 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
         **_walls(hot),
         **_walls(cold),
         "baseline_cpu_ms": median_ms(hot["baseline"].cpu),
-        "server_cpu_ms": median_ms(hot["grpc"].server_cpu),
-        "client_cpu_ms": median_ms(hot["grpc"].cpu),
+        "server_cpu_ms": median_ms(hot["network"].server_cpu),
+        "client_cpu_ms": median_ms(hot["network"].cpu),
+        "grpc_server_cpu_ms": median_ms(hot["grpc"].server_cpu),
+        "grpc_client_cpu_ms": median_ms(hot["grpc"].cpu),
         "same_host_cpu_ms": median_ms(hot["same_host"].cpu),
         "same_host_server_cpu_ms": median_ms(hot["same_host"].server_cpu),
         "embedded_cpu_ms": median_ms(hot["embedded"].cpu),

@@ -13,6 +13,8 @@ __all__ = [
     "CACHE_MISSES",
     "CACHE_REBUILDS",
     "DATASET_CHANGES",
+    "DIRECT_CONNECTIONS",
+    "DIRECT_REFUSALS",
     "DROPPED_ROWS",
     "FETCH_SECONDS",
     "FILES",
@@ -87,6 +89,16 @@ CACHE_REBUILDS = Counter(
 )
 CACHE_EVICTIONS = Counter(
     "penstock_sampler_cache_evictions_total", "Cached files removed to stay under the limit."
+)
+DIRECT_CONNECTIONS = Gauge(
+    "penstock_sampler_direct_connections",
+    "Connections to the direct port.",
+    multiprocess_mode="livesum",
+)
+DIRECT_REFUSALS = Counter(
+    "penstock_sampler_direct_refusals_total",
+    "Connections and requests at the direct port that were left to gRPC, by reason.",
+    ["reason"],
 )
 LOCAL_DESCRIPTORS = Counter(
     "penstock_sampler_local_descriptors_total",

@@ -12,7 +12,7 @@ from typing import TypeVar
 import grpc
 import numpy as np
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from penstock.backends import ReplicaBackend
@@ -43,7 +43,7 @@ from penstock_sampler import metrics
 from penstock_sampler.serving.ahead import Ahead
 from penstock_sampler.serving.parts import CutPart, cut
 from penstock_sampler.serving.status import Activity, CacheStatus, ReportsCache, resident_bytes
-from penstock_sampler.serving.streams import Streams
+from penstock_sampler.serving.streams import Caller, Streams
 from penstock_sampler.serving.versions import ServedVersions
 
 __all__ = ["SamplerService"]
@@ -116,6 +116,7 @@ class SamplerService(SamplerServiceServicer):
         activity: Where to count.
         local_socket: Path of the socket that hands out cached frames; empty without.
         processes: Server processes that share the address of this one, itself included.
+        direct_port: Port that answers ``Fetch`` without gRPC; 0 without.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class SamplerService(SamplerServiceServicer):
         activity: Activity | None = None,
         local_socket: str = "",
         processes: int = 1,
+        direct_port: int = 0,
     ) -> None:
         served = backend if isinstance(backend, ServedVersions) else ServedVersions.of(backend)
         self._served, self._group_bytes = served, group_bytes
@@ -136,6 +138,7 @@ class SamplerService(SamplerServiceServicer):
         self._forced = () if codec == "auto" else (codec,)
         self._activity = activity or Activity()
         self._local_socket, self._processes = local_socket, processes
+        self._direct_port = direct_port
 
     def register(self, server: grpc.Server) -> list[str]:
         """Add this service to ``server``; returns its full name."""
@@ -162,6 +165,7 @@ class SamplerService(SamplerServiceServicer):
                 replica_id=self._activity.replica_id,
                 local_socket=self._local_socket,
                 processes=self._processes,
+                direct_port=self._direct_port,
             )
 
     def ListFiles(  # noqa: N802 - the protocol's name
@@ -254,6 +258,17 @@ class SamplerService(SamplerServiceServicer):
         self, request: pb.FetchRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """Stream the transitions that are asked for, in that order."""
+        return self._fetch(request, context)
+
+    def answer(self, request: bytes, caller: Caller) -> Generator[bytes]:
+        """The same for a serialised request that did not come over gRPC."""
+        try:
+            parsed = pb.FetchRequest.FromString(request)
+        except DecodeError as error:
+            raise InvalidInput(f"{len(request)} bytes that are no FetchRequest") from error
+        return self._fetch(parsed, caller)
+
+    def _fetch(self, request: pb.FetchRequest, context: Caller) -> Generator[bytes]:
         if len(request.transition_ids) > MAX_IDS:
             raise InvalidInput(
                 f"{len(request.transition_ids)} transition_ids: at most {MAX_IDS} a call",
@@ -281,7 +296,7 @@ class SamplerService(SamplerServiceServicer):
 
     @contextlib.contextmanager
     def _streaming(
-        self, context: grpc.ServicerContext, fetch_begun_s: float | None = None
+        self, context: Caller, fetch_begun_s: float | None = None
     ) -> Generator[Callable[[Iterator[R]], Iterator[R]]]:
         """Hold a place for a stream, and time it; gives what passes its messages on."""
         with self._streams.admit(context.peer(), context.cancel) as stream:

@@ -148,6 +148,12 @@ class SamplerSettings(DataSettings, ServerSettings):
         "one per core. One that only sends from the cache uses little more than a core: several "
         "pay when many clients ask and cores are idle.",
     )
+    direct_port: str = Field(
+        "auto",
+        pattern=r"^(auto|none|[1-9][0-9]{0,4})$",
+        description="Port that answers Fetch over plain TCP, at half of gRPC's cost; auto for a "
+        "free one, none for gRPC alone. Clients that cannot reach it use gRPC.",
+    )
     local_socket: str = Field(
         "auto",
         description="Folder, or path ending in .sock, of the unix socket that hands cached frames "

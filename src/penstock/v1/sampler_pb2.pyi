@@ -35,18 +35,20 @@ class GetDatasetRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetDatasetResponse(_message.Message):
-    __slots__ = ("dataset", "limits", "replica_id", "local_socket", "processes")
+    __slots__ = ("dataset", "limits", "replica_id", "local_socket", "processes", "direct_port")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     LOCAL_SOCKET_FIELD_NUMBER: _ClassVar[int]
     PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_PORT_FIELD_NUMBER: _ClassVar[int]
     dataset: DatasetInfo
     limits: ServerLimits
     replica_id: int
     local_socket: str
     processes: int
-    def __init__(self, dataset: _Optional[_Union[DatasetInfo, _Mapping]] = ..., limits: _Optional[_Union[ServerLimits, _Mapping]] = ..., replica_id: _Optional[int] = ..., local_socket: _Optional[str] = ..., processes: _Optional[int] = ...) -> None: ...
+    direct_port: int
+    def __init__(self, dataset: _Optional[_Union[DatasetInfo, _Mapping]] = ..., limits: _Optional[_Union[ServerLimits, _Mapping]] = ..., replica_id: _Optional[int] = ..., local_socket: _Optional[str] = ..., processes: _Optional[int] = ..., direct_port: _Optional[int] = ...) -> None: ...
 
 class DatasetInfo(_message.Message):
     __slots__ = ("version", "cameras", "joint_dim", "action_dim", "transitions", "episodes", "files", "refused", "dropped_rows", "statistics", "codecs")

@@ -14,6 +14,7 @@ from penstock.targets import Target
 from penstock_sampler.backend import open_backend
 from penstock_sampler.index.discovery import find_files
 from penstock_sampler.service import SamplerService
+from penstock_sampler.serving.direct_server import DirectServer
 from penstock_sampler.serving.local_path import SocketPlace, socket_place
 from penstock_sampler.serving.local_server import LocalServer
 from penstock_sampler.serving.status import Activity
@@ -74,6 +75,7 @@ def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | No
         activity = Activity()
         place = socket_place(settings.local_socket, activity.replica_id)
         local_socket = _open_local(place, served, activity, settings, stack)
+        direct = _listen_directly(settings, activity)
         service = SamplerService(
             served,
             settings.group_bytes,
@@ -83,8 +85,25 @@ def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | No
             activity=activity,
             local_socket=local_socket,
             processes=settings.process_count,
+            direct_port=0 if direct is None else direct.port,
         )
-        serve("sampler", settings, service.register, shared_port=shared_port, on_serving=on_serving)
+        if direct is not None:
+            stack.callback(direct.start(service.answer).stop)
+        serve(
+            "sampler",
+            settings,
+            service.register,
+            shared_port=shared_port,
+            on_serving=on_serving,
+            on_drain=None if direct is None else direct.drain,
+        )
+
+
+def _listen_directly(settings: SamplerSettings, activity: Activity) -> DirectServer | None:
+    if settings.direct_port == "none":
+        return None
+    port = 0 if settings.direct_port == "auto" else int(settings.direct_port)
+    return DirectServer(settings.host, port, activity.replica_id, drain_s=settings.drain_s)
 
 
 def _open_local(

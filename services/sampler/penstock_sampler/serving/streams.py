@@ -7,18 +7,35 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from penstock.errors import LimitExceeded
 from penstock_sampler import metrics
 
-__all__ = ["Stream", "Streams"]
+__all__ = ["Caller", "Stream", "Streams"]
 
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 0.2
 _LONGEST_LOOK_S = 5.0
+
+
+class Caller(Protocol):
+    """Who asked for a stream: of gRPC's context what streams need."""
+
+    def peer(self) -> str:
+        """Where it is, for the log."""
+        ...
+
+    def is_active(self) -> bool:
+        """Whether it still wants an answer."""
+        ...
+
+    def cancel(self) -> object:
+        """End the call, from any thread."""
+        ...
 
 
 @dataclass(eq=False)

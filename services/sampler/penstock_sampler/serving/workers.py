@@ -42,7 +42,7 @@ def serve_workers(settings: SamplerSettings) -> None:
     """Serve with ``settings.process_count`` processes until SIGTERM or SIGINT.
 
     Raises:
-        InvalidInput: ``local_socket`` names one socket for all of them.
+        InvalidInput: ``local_socket`` or ``direct_port`` names one for all of them.
         Unavailable: A port is taken.
         Internal: A process ended before it served, and did not say why.
         PenstockError: What kept a process from serving.
@@ -52,6 +52,12 @@ def serve_workers(settings: SamplerSettings) -> None:
             f"local_socket {settings.local_socket} is one socket, each of "
             f"{settings.process_count} processes needs its own: name a folder",
             field="local_socket",
+        )
+    if settings.direct_port.isdecimal():
+        raise InvalidInput(
+            f"direct_port {settings.direct_port} is one port, each of {settings.process_count} "
+            "processes needs its own: say auto, or none",
+            field="direct_port",
         )
     configure_logging(settings.log_level, settings.log_format, pid=True)
     with (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.client.sampler.direct import DirectPort
 from penstock.client.sampler.fleet import Fleet
 from penstock.client.sampler.replica import Connection, Replica
 from penstock.client.sampler.threads import DaemonThreads
@@ -59,6 +60,7 @@ class Call:
     Attributes:
         replica: Who is asked.
         connection: On which channel; held until the call has ended.
+        direct: How to ask without gRPC first; None for not at all.
         version: Of the replica's dataset.
         rows: ``(k,) int64``: rows of the batch.
         local_ids: ``(k,) int64``: their ids at the replica.
@@ -69,11 +71,12 @@ class Call:
         stalled: Whether others may be asked for what it has not brought.
         given_up: Whether it was cancelled.
         ended: Whether it is out of the books.
-        stream: Of gRPC, once there is one.
+        stream: What is iterated, once there is one; can be cancelled.
     """
 
     replica: Replica
     connection: Connection
+    direct: DirectPort | None
     version: str
     rows: NDArray[np.int64]
     local_ids: NDArray[np.int64]

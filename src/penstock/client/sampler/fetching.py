@@ -224,7 +224,9 @@ class BatchFetch:
         local = holding.first_local[files] + self._ids[rows] - self._union.first_transition[files]
         if replica.described is not None:
             rows, local = rows[: replica.described.max_ids], local[: replica.described.max_ids]
-        call = Call(replica, replica.connection, holding.version, rows, local, now, now)
+        # Columns are small: a second connection would cost more than it saves.
+        direct = replica.direct if self._with_frames else None
+        call = Call(replica, replica.connection, direct, holding.version, rows, local, now, now)
         self._in_flight.append(call)
         self._asked[rows] += 1
         self._shared.calls += 1
@@ -243,7 +245,9 @@ class BatchFetch:
                 without_frames=not self._with_frames,
             )
             with translated_errors(call.replica.name):
-                stream = call.connection.fetch(request)
+                over_grpc = call.connection.fetch
+                direct = call.direct
+                stream = over_grpc(request) if direct is None else direct.fetch(request, over_grpc)
                 with self._changed:
                     call.stream = stream
                     if call.given_up:

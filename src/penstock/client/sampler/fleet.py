@@ -56,6 +56,7 @@ class Fleet:
         self.union: Union | None = None
         self.closed = False
         self.on_retry: Callable[[], None] = lambda: None
+        self.on_direct_fault: Callable[[], None] | None = None
         self._error: PenstockError | None = None
         self._resolving = False
         self._resolve_at = 0.0
@@ -147,7 +148,7 @@ class Fleet:
         with self.changed:
             self.closed = True
             for replica in self.replicas:
-                replica.connection.close()
+                replica.close()
             self.changed.notify_all()
         self._wake.set()
         self._watcher.join()
@@ -196,7 +197,7 @@ class Fleet:
             if not replica.named and replica.state is State.FAILED and not replica.calls:
                 log.info("%s is not named any more and does not answer: forgotten", replica.name)
                 self.replicas.remove(replica)
-                replica.connection.give_up()
+                replica.give_up()
 
     def _ask(self, replica: Replica) -> None:
         with self.changed:
@@ -256,6 +257,8 @@ class Fleet:
         """Note what a replica holds; the lock must be held."""
         replica.described = described
         replica.next_try = time.monotonic() + DESCRIBE_EVERY_S
+        if self.on_direct_fault is not None:
+            replica.offer_direct(described, self.on_direct_fault)
         if self.union is None:
             replica.state = State.LIVE
             return

@@ -24,6 +24,7 @@ def open_sampler(
     on_lost: OnLost = "wait",
     allocate: Allocate | None = None,
     local: bool = True,
+    direct: bool = True,
 ) -> SamplerClient:
     """Open a dataset.
 
@@ -43,7 +44,9 @@ def open_sampler(
             kept for the next batches.
         local: Read frames that a replica on this machine has cached from there, through file
             descriptors that it hands out over a unix socket; the bytes are the same, and only the
-            rest comes over gRPC (``transfer.local_bytes`` counts them). False never does.
+            rest comes over the network (``transfer.local_bytes`` counts them). False never does.
+        direct: Fetch from the direct ports of replicas, plain TCP without gRPC between, where they
+            have one and it can be reached; the bytes are the same. False never does.
 
     Raises:
         Unavailable: Nobody answered in that time.
@@ -56,7 +59,7 @@ def open_sampler(
         backend: SamplerBackend = load_backend("sampler", parsed)
     else:
         keep_message_memory()
-        backend = RemoteSampler(parsed, transfer, retry_s, on_lost, local=local)
+        backend = RemoteSampler(parsed, transfer, retry_s, on_lost, local=local, direct=direct)
     try:
         return SamplerClient(backend, spec, transfer, _buffers(allocate))
     except BaseException:

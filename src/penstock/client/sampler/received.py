@@ -33,7 +33,7 @@ class Received:
     data: memoryview
 
 
-def parse_fetched(message: bytes) -> Received:
+def parse_fetched(message: bytes | memoryview) -> Received:
     """Parse a ``FetchResponse``.
 
     Raises:

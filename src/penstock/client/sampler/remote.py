@@ -38,6 +38,7 @@ class RemoteSampler:
         on_lost: What to do when it stays away.
         fleet: The replicas; None finds those of the target.
         local: Whether frames that replicas of this machine have cached are read from there.
+        direct: Whether rows come over a replica's direct port where it has one.
     """
 
     def __init__(
@@ -49,11 +50,14 @@ class RemoteSampler:
         fleet: Fleet | None = None,
         *,
         local: bool = True,
+        direct: bool = True,
     ) -> None:
         self._retry_s = retry_s
         self._on_lost: OnLost = on_lost
         self._fleet = fleet or Fleet(target)
         self._fleet.on_retry = lambda: transfer.add(retries=1)
+        if direct:
+            self._fleet.on_direct_fault = lambda: transfer.add(direct_faults=1)
         self._fetching = Fetching(self._fleet, transfer)
         self._local = LocalReader(LocalFrames(self._fleet, transfer), transfer) if local else None
         self._process = os.getpid()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -17,6 +17,7 @@ from penstock.client.messages import (
     episodes_from_messages,
     files_from_messages,
 )
+from penstock.client.sampler.direct import DirectPort
 from penstock.client.sampler.received import parse_fetched
 from penstock.client.sampler.routing import Load
 from penstock.dataset import DatasetInfo, EpisodeTable
@@ -61,6 +62,7 @@ class Described:
         max_calls: Calls it takes at a time, from all clients.
         max_ids: Transitions it takes in one call.
         local_socket: Where it hands out descriptors of cached frames; empty for nowhere.
+        direct_port: Where it answers ``Fetch`` without gRPC; 0 for nowhere.
     """
 
     info: DatasetInfo
@@ -68,6 +70,7 @@ class Described:
     max_calls: int
     max_ids: int
     local_socket: str
+    direct_port: int
 
 
 class Connection:
@@ -127,6 +130,7 @@ class Replica:
         described: Its last answer.
         dataset: What it serves in full, until the union is made.
         holding: What it holds of the union.
+        direct: How to fetch from it without gRPC; None where that is not possible.
         error: Why it is not live.
         calls: Parts that it has been asked for and that are not finished.
         stalled: Those of them that have brought nothing for long.
@@ -147,6 +151,7 @@ class Replica:
         self.described: Described | None = None
         self.dataset: ReplicaDataset | None = None
         self.holding: Holding | None = None
+        self.direct: DirectPort | None = None
         self.error: PenstockError | None = None
         self.calls = self.stalled = 0
         self.rows_per_s = 0.0
@@ -189,6 +194,32 @@ class Replica:
         """It is there."""
         self._tries, self.error = 0, None
 
+    def offer_direct(self, described: Described, on_fault: Callable[[], None]) -> None:
+        """Use the direct port that a description names from now on."""
+        family, _, rest = self.address.partition(":")
+        known = self.direct
+        wanted = (described.direct_port, described.replica_id)
+        if known is not None:
+            if (known.port, known.replica_id) == wanted:
+                return
+            known.close()
+            self.direct = None
+        if described.direct_port and family in ("ipv4", "ipv6"):
+            host = rest.rpartition(":")[0].strip("[]")
+            self.direct = DirectPort(self.name, host, *wanted, on_fault)
+
+    def give_up(self) -> None:
+        """Close its connections as soon as no call is on them."""
+        self.connection.give_up()
+        if self.direct is not None:
+            self.direct.close()
+
+    def close(self) -> None:
+        """Close its connections now; calls on gRPC's fail."""
+        self.connection.close()
+        if self.direct is not None:
+            self.direct.close()
+
     def reconnect(self) -> None:
         """Give up a connection that may hang; calls that still run on it go on."""
         self.connection.give_up()
@@ -209,6 +240,7 @@ def describe(replica_name: str, stub: SamplerServiceStub, timeout_s: float) -> D
         max(1, response.limits.max_calls_in_flight),
         max(1, response.limits.max_ids_per_fetch),
         response.local_socket,
+        response.direct_port,
     )
 
 

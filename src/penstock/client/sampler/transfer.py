@@ -37,6 +37,8 @@ class TransferStatistics:
         skipped_rows: Rows that nobody holds any more and batches go without.
         local_faults: Times that a cached file of the same machine, or the socket that hands it out,
             could not be used; its rows came over the wire.
+        direct_faults: Times that a replica's direct port could not be reached or broke off; its
+            rows came over gRPC.
         wait_s: Seconds a consumer waited for batches: starvation.
         loop_s: Seconds between the first and the last batch given out, with all waiting.
         replicas: By address.
@@ -52,6 +54,7 @@ class TransferStatistics:
     duplicate_rows: int = 0
     skipped_rows: int = 0
     local_faults: int = 0
+    direct_faults: int = 0
     wait_s: float = 0.0
     loop_s: float = 0.0
     replicas: dict[str, ReplicaShare] = field(default_factory=dict[str, ReplicaShare])
