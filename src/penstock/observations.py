@@ -26,8 +26,22 @@ class Unread(Protocol):
         """Their size in bytes."""
         ...
 
+    @property
+    def hashes(self) -> NDArray[np.uint64] | None:
+        """Hash of each observation's images and its seed, ``(N, 2)``; None if it cannot be sent."""
+        ...
+
     def read_into(self, begin: int, into: memoryview) -> None:
         """Read whole images from byte ``begin`` on, as many as ``into`` has room for."""
+        ...
+
+    def send(self, begin: int, end: int, to: int) -> None:
+        """Send whole observations to a socket without looking at them: ``hashes`` tell if they are.
+
+        Raises:
+            OSError: The socket fails.
+            Corrupt: Not all of it is there; some may have been sent.
+        """
         ...
 
 
@@ -73,6 +87,21 @@ class Observations:
             into[:] = self.data[begin : begin + len(into)]
         else:
             self.data.read_into(begin, into)
+
+    @property
+    def hashes(self) -> NDArray[np.uint64] | None:
+        """Hash and seed of each observation, ``(N, 2)``; None where it has to be read first."""
+        return None if isinstance(self.data, (bytes, memoryview)) else self.data.hashes
+
+    def send(self, begin: int, end: int, to: int) -> None:
+        """Send whole images from byte ``begin`` to ``end`` to a socket; see :class:`Unread`.
+
+        Raises:
+            InvalidInput: They have no ``hashes``.
+        """
+        if isinstance(self.data, (bytes, memoryview)):
+            raise InvalidInput("frames without hashes are sent in a message", field="data")
+        self.data.send(begin, end, to)
 
     def read(self) -> memoryview:
         """All of the data."""

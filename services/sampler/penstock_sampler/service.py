@@ -28,12 +28,13 @@ from penstock.client.messages import (
 from penstock.client.part_messages import observations_to_message, part_to_message
 from penstock.client.plan_messages import plan_from_message
 from penstock.dataset import DatasetInfo
-from penstock.errors import Corrupt, DataFault, InvalidInput, LimitExceeded
+from penstock.errors import Corrupt, DataFault, InvalidInput, LimitExceeded, Unsupported
 from penstock.observations import Observations
 from penstock.plan import Plan
 from penstock.plan_view import PlanView
 from penstock.server.bootstrap import MAX_MESSAGE_BYTES
 from penstock.server.joined import Unserialised, joined
+from penstock.server.outgoing import Outgoing
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1.sampler_pb2_grpc import (
     SamplerServiceServicer,
@@ -53,6 +54,7 @@ log = structlog.get_logger(__name__)
 MAX_IDS = 65_536
 MAX_SIDE = 4096
 PART_BYTES = 1 << 20
+DIRECT_PART_BYTES = 2 << 20
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
 _WEIGHTS_PER_MESSAGE = 65_536
@@ -85,7 +87,9 @@ class _Answer:
     part_number: int
     part_bytes: int
 
-    def message(self, read: Observations, first: int, piece: CutPart) -> tuple[CutPart, bytes]:
+    def message(
+        self, read: Observations, first: int, piece: CutPart, *, hashed: bool = False
+    ) -> Outgoing:
         """A piece of the frames that were read from row ``first`` on, with the columns."""
         start, stop = first + piece.start, first + piece.stop
         part = part_to_message(self.columns.rows(start, stop), start)
@@ -95,13 +99,19 @@ class _Answer:
             piece.image_bytes,
             piece.current,
             piece.following,
+            read.hashes[piece.used] if hashed and read.hashes is not None else None,
         )
         layers = [
             (self.envelope(stop), self.part_number),
             (part, pb.BatchPart.OBSERVATIONS_FIELD_NUMBER),
             (shown, pb.Observations.DATA_FIELD_NUMBER),
         ]
-        return piece, joined(layers, piece.size_bytes, partial(_fill, read, piece.ranges))
+        return Outgoing(layers, read, piece.ranges, piece.size_bytes)
+
+    def joined(self, read: Observations, first: int, piece: CutPart) -> tuple[CutPart, bytes]:
+        """The same as gRPC takes it, read and checked."""
+        with metrics.READ_SECONDS.time():
+            return piece, self.message(read, first, piece).joined()
 
 
 class SamplerService(SamplerServiceServicer):
@@ -258,17 +268,55 @@ class SamplerService(SamplerServiceServicer):
         self, request: pb.FetchRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """Stream the transitions that are asked for, in that order."""
-        return self._fetch(request, context)
+        with self._asked(request, context) as (backend, ids, wanted, send):
+            number = pb.FetchResponse.PART_FIELD_NUMBER
+            yield from send(self._parts(backend, ids, wanted, lambda _: pb.FetchResponse(), number))
 
-    def answer(self, request: bytes, caller: Caller) -> Generator[bytes]:
-        """The same for a serialised request that did not come over gRPC."""
+    def answer(self, request: bytes, caller: Caller) -> Generator[Outgoing]:
+        """Answer ``Fetch`` outside gRPC with what is cached, which nobody has read or checked.
+
+        Args:
+            request: A serialised ``FetchRequest``.
+            caller: Who asks.
+
+        Raises:
+            InvalidInput: It is none.
+            Unsupported: Not all of it is cached: ``NOT_CACHED``.
+            PenstockError: As ``Fetch``.
+        """
         try:
             parsed = pb.FetchRequest.FromString(request)
         except DecodeError as error:
             raise InvalidInput(f"{len(request)} bytes that are no FetchRequest") from error
-        return self._fetch(parsed, caller)
+        with self._asked(parsed, caller) as (backend, ids, wanted, send):
+            cached = None
+            if wanted.frames and backend.info().cameras:
+                cached = backend.cached_observations(ids, wanted.spec, wanted.accepted)
+            if cached is None or cached.hashes is None:
+                raise Unsupported("not all of it is cached: use gRPC", reason="NOT_CACHED")
+            number = pb.FetchResponse.PART_FIELD_NUMBER
+            columns = _columns(backend, ids)
+            answer = _Answer(columns, lambda _: pb.FetchResponse(), number, DIRECT_PART_BYTES)
 
-    def _fetch(self, request: pb.FetchRequest, context: Caller) -> Generator[bytes]:
+            def messages() -> Iterator[Outgoing]:
+                for piece in cut(cached, answer.part_bytes):
+                    self._count_piece(cached, piece)
+                    yield answer.message(cached, 0, piece, hashed=True)
+
+            yield from send(messages())
+
+    @contextlib.contextmanager
+    def _asked(
+        self, request: pb.FetchRequest, caller: Caller
+    ) -> Generator[
+        tuple[
+            ReplicaBackend,
+            NDArray[np.int64],
+            _Wanted,
+            Callable[[Iterator[R]], Iterator[R]],
+        ]
+    ]:
+        """Check what is asked for, and hold a place for its stream."""
         if len(request.transition_ids) > MAX_IDS:
             raise InvalidInput(
                 f"{len(request.transition_ids)} transition_ids: at most {MAX_IDS} a call",
@@ -281,12 +329,8 @@ class SamplerService(SamplerServiceServicer):
         )
         with self._served.use(request.dataset_version or "none") as backend:
             ids = _checked(request, backend.info())
-            number = pb.FetchResponse.PART_FIELD_NUMBER
-            begun_s = time.perf_counter()
-            with self._streaming(context, begun_s) as send:
-                yield from send(
-                    self._parts(backend, ids, wanted, lambda _: pb.FetchResponse(), number)
-                )
+            with self._streaming(caller, time.perf_counter()) as send:
+                yield backend, ids, wanted, send
 
     def _wanted(
         self, spec: pb.FrameSpec, accepted: tuple[str, ...], *, frames: bool = True
@@ -335,8 +379,7 @@ class SamplerService(SamplerServiceServicer):
             part_number: Number of its field for the part.
         """
         info = backend.info()
-        columns = Batch.allocate(len(ids), replace(info, cameras=()), FrameSpec())
-        backend.read_columns(ids, columns)
+        columns = _columns(backend, ids)
         row_bytes = 8 + sum(values[:1].nbytes for values in columns.columns.values())
         if not (wanted.frames and info.cameras):
             rows = max(1, PART_BYTES // row_bytes)
@@ -382,10 +425,9 @@ class SamplerService(SamplerServiceServicer):
             first: The first of those rows.
         """
         pieces = cut(read, answer.part_bytes)
-        tasks = (partial(answer.message, read, first, piece) for piece in pieces)
+        tasks = (partial(answer.joined, read, first, piece) for piece in pieces)
         for piece, message in self._ahead.run(tasks, lambda: read.from_disk):
-            raw_bytes = piece.image_bytes.size * read.height * read.width * 3
-            self._count(piece.stop - piece.start, raw_bytes, piece.size_bytes, read.codec)
+            self._count_piece(read, piece)
             yield first + piece.stop, message
 
     def _read(
@@ -400,6 +442,10 @@ class SamplerService(SamplerServiceServicer):
                 "read failed", reason=error.reason, error=error.message, **error.metadata
             )
             raise
+
+    def _count_piece(self, read: Observations, piece: CutPart) -> None:
+        raw_bytes = piece.image_bytes.size * read.height * read.width * 3
+        self._count(piece.stop - piece.start, raw_bytes, piece.size_bytes, read.codec)
 
     def _count(self, rows: int, raw_bytes: int, sent_bytes: int, codec: str) -> None:
         metrics.TRANSITIONS.inc(rows)
@@ -422,6 +468,12 @@ def _checked(request: pb.FetchRequest, info: DatasetInfo) -> NDArray[np.int64]:
     return ids.astype(np.int64)
 
 
+def _columns(backend: ReplicaBackend, ids: NDArray[np.int64]) -> Batch:
+    columns = Batch.allocate(len(ids), replace(backend.info(), cameras=()), FrameSpec())
+    backend.read_columns(ids, columns)
+    return columns
+
+
 def _view(plan: Plan, backend: ReplicaBackend) -> PlanView:
     weights = backend.weights(plan.weight_column) if plan.weight_column else None
     return PlanView(plan, backend.episodes(), files=backend.info().files, weights=weights)
@@ -429,12 +481,3 @@ def _view(plan: Plan, backend: ReplicaBackend) -> PlanView:
 
 def _put(data: bytes, into: memoryview) -> None:
     into[:] = data
-
-
-def _fill(read: Observations, ranges: list[tuple[int, int]], into: memoryview) -> None:
-    """Read ranges of the data one after the other."""
-    at = 0
-    with metrics.READ_SECONDS.time():
-        for begin, end in ranges:
-            read.read_into(begin, into[at : at + end - begin])
-            at += end - begin

@@ -46,6 +46,7 @@ def observations_to_message(
     image_bytes: NDArray[np.uint32],
     current: Sequence[int],
     following: Sequence[int],
+    hashes: NDArray[np.uint64] | None = None,
 ) -> pb.Observations:
     """The frames of a part as they travel, all but the encoded images.
 
@@ -55,6 +56,7 @@ def observations_to_message(
         image_bytes: ``(N, C) uint32``: encoded size of each camera's image.
         current: For each row of the part, which of them it shows.
         following: Likewise, for its next observation.
+        hashes: Hash and seed of each observation, ``(N, 2)``, where nobody has checked them.
     """
     return pb.Observations(
         count=len(image_bytes),
@@ -64,6 +66,8 @@ def observations_to_message(
         image_bytes=image_bytes.reshape(-1).tolist(),
         current=current,
         next=following,
+        hashes=None if hashes is None else hashes[:, 0].tolist(),
+        hash_seeds=None if hashes is None else hashes[:, 1].tolist(),
     )
 
 

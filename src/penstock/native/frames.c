@@ -98,12 +98,17 @@ static int read_raw(const ps_reader *reader, const ps_frame_file *file, const ps
                 (off_t)(file->data_at + (int64_t)run->at)) == (ssize_t)run->total;
 }
 
+static uint64_t seed_of(const ps_reader *reader, const ps_run *run, int64_t number) {
+  const uint8_t *entry = reader->entries + number * reader->entry_bytes;
+  return reader->hash(entry + ENTRY_SIZES, (size_t)(reader->entry_bytes - ENTRY_SIZES),
+                      (uint64_t)(run->first + number));
+}
+
 static int matches(const ps_reader *reader, const ps_run *run, int64_t number,
                    const uint8_t *record) {
   const uint8_t *entry = reader->entries + number * reader->entry_bytes;
-  uint64_t seed = reader->hash(entry + ENTRY_SIZES, (size_t)(reader->entry_bytes - ENTRY_SIZES),
-                               (uint64_t)(run->first + number));
-  return reader->hash(record, (size_t)run->sizes[number], seed) == load_64(entry + ENTRY_HASH);
+  return reader->hash(record, (size_t)run->sizes[number], seed_of(reader, run, number)) ==
+         load_64(entry + ENTRY_HASH);
 }
 
 static int decode(const ps_reader *reader, int codec, int64_t number, const uint8_t *record,
@@ -208,9 +213,10 @@ static void will_need(const ps_frame_file *file, int64_t at, int64_t size) {
 #endif
 }
 
-int64_t ps_record_sizes(const ps_frame_file *files, const ps_observation *wanted, int64_t count,
-                        int64_t cameras, int64_t rows, int64_t row_bytes, uint32_t *sizes) {
-  ps_reader reader = reader_of(0, NULL, cameras, rows, row_bytes);
+int64_t ps_record_sizes(ps_hash hash, const ps_frame_file *files, const ps_observation *wanted,
+                        int64_t count, int64_t cameras, int64_t rows, int64_t row_bytes,
+                        uint32_t *sizes, uint64_t *spots) {
+  ps_reader reader = reader_of(0, hash, cameras, rows, row_bytes);
   reader.room = MOST_NEIGHBOURS * cameras * reader.most_image_bytes;
   reader.entries = malloc((size_t)(MOST_NEIGHBOURS * reader.entry_bytes));
   if (!reader.entries) return PS_NO_MEMORY;
@@ -230,9 +236,15 @@ int64_t ps_record_sizes(const ps_frame_file *files, const ps_observation *wanted
       warm = 0;
     }
     if (!locate(&reader, file, &run)) break;
-    for (int64_t i = 0; i < run.count; i++)
+    uint64_t at = (uint64_t)file->data_at + run.at;
+    for (int64_t i = 0; i < run.count; i++) {
       for (int64_t camera = 0; camera < cameras; camera++)
         *sizes++ = image_size(&reader, i, camera);
+      *spots++ = at;
+      *spots++ = load_64(reader.entries + i * reader.entry_bytes + ENTRY_HASH);
+      *spots++ = hash ? seed_of(&reader, &run, i) : 0;
+      at += (uint64_t)run.sizes[i];
+    }
     done += run.count;
   }
   free(reader.entries);

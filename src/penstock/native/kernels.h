@@ -119,11 +119,13 @@ PS_API int64_t ps_read_frames(int level, ps_hash hash, const ps_frame_file *file
                               const ps_observation *wanted, int64_t count, const int64_t *places,
                               int64_t cameras, int64_t rows, int64_t row_bytes, uint8_t *out);
 
-/* Sizes of the encoded images of `count` observations, [observation][camera]; only indexes are
- * read, and places are not looked at. Returns as ps_read_frames does. */
-PS_API int64_t ps_record_sizes(const ps_frame_file *files, const ps_observation *wanted,
-                               int64_t count, int64_t cameras, int64_t rows, int64_t row_bytes,
-                               uint32_t *sizes);
+/* Sizes of the encoded images of `count` observations, [observation][camera]; and where each of
+ * them begins in its file, its hash, and the seed of that, [observation][3]. Only indexes are read,
+ * and places are not looked at; without `hash` seeds are 0. Returns as ps_read_frames does. */
+PS_API int64_t ps_record_sizes(ps_hash hash, const ps_frame_file *files,
+                               const ps_observation *wanted, int64_t count, int64_t cameras,
+                               int64_t rows, int64_t row_bytes, uint32_t *sizes,
+                               uint64_t *spots);
 
 /* Reads `count` observations as they lie in their files, back to back, into `out` of just their
  * size, and checks them. `ahead` more follow in `wanted`: once something was not in memory, the

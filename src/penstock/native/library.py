@@ -75,7 +75,7 @@ class Kernels(PlaneKernels, RolloutKernels):
         ]
         self._record_sizes = library.ps_record_sizes
         self._record_sizes.restype = size
-        self._record_sizes.argtypes = [pointer, pointer, *4 * [size], pointer]
+        self._record_sizes.argtypes = [*3 * [pointer], *4 * [size], *2 * [pointer]]
         self._read_records = library.ps_read_records
         self._read_records.restype = size
         self._read_records.argtypes = [
@@ -181,18 +181,23 @@ class Kernels(PlaneKernels, RolloutKernels):
 
     def record_sizes(
         self,
+        hash_address: int,
         files: NDArray[np.int64],
         wanted: NDArray[np.int64],
         shape: tuple[int, int, int],
         sizes: NDArray[np.uint32],
+        spots: NDArray[np.uint64],
     ) -> int:
         """Read from their files' indexes how long the encoded images of observations are.
 
         Args:
+            hash_address: See ``xxh3_address``; without it seeds are 0.
             files: As for :meth:`read_frames`.
             wanted: ``(n, 4)``, likewise; places are not looked at.
             shape: ``(C, H, row_bytes)`` of an observation.
             sizes: ``(n, C)``, filled.
+            spots: ``(n, 3)``, filled: where each observation begins in its file, its hash, and the
+                seed of that.
 
         Returns:
             ``n``, or the index of the first observation that is out of range or damaged.
@@ -201,7 +206,8 @@ class Kernels(PlaneKernels, RolloutKernels):
             LimitExceeded: No memory for a piece of an index.
         """
         done = self._record_sizes(
-            *(address(files), address(wanted), len(wanted), *shape, address(sizes))
+            *(hash_address, address(files), address(wanted), len(wanted), *shape),
+            *(address(sizes), address(spots)),
         )
         if done == _NO_MEMORY:
             raise LimitExceeded("no memory for a piece of an index of frames")

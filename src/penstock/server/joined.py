@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-__all__ = ["Unserialised", "joined"]
+__all__ = ["Unserialised", "head_of", "joined"]
 
 _LENGTH_DELIMITED = 2
 _SEVEN_BITS = 0x7F
@@ -33,6 +33,17 @@ def joined(
         size_bytes: Of the data.
         fill: Writes all of the data into memory of that size, which it must not keep.
     """
+    start = head_of(layers, size_bytes)
+    whole = _new_bytes(None, len(start) + size_bytes)
+    memory = (ctypes.c_ubyte * len(whole)).from_address(_address(whole))
+    view = memoryview(memory).cast("B")
+    view[: len(start)] = start
+    fill(view[len(start) :])
+    return whole
+
+
+def head_of(layers: Sequence[tuple[Message, int]], size_bytes: int) -> bytes:
+    """All of such a message but the data at its end, to which ``joined`` adds it."""
     heads: list[bytes] = []
     rest = size_bytes
     for message, number in reversed(layers):
@@ -40,13 +51,7 @@ def joined(
         head += _varint(rest)
         heads.append(head)
         rest += len(head)
-    start = b"".join(reversed(heads))
-    whole = _new_bytes(None, len(start) + size_bytes)
-    memory = (ctypes.c_ubyte * len(whole)).from_address(_address(whole))
-    view = memoryview(memory).cast("B")
-    view[: len(start)] = start
-    fill(view[len(start) :])
-    return whole
+    return b"".join(reversed(heads))
 
 
 # Python's own way to make a bytes object and write its contents afterwards, as long as nobody else

@@ -317,7 +317,7 @@ class BatchPart(_message.Message):
     def __init__(self, first_row: _Optional[int] = ..., rows: _Optional[int] = ..., transition_ids: _Optional[_Iterable[int]] = ..., observations: _Optional[_Union[Observations, _Mapping]] = ..., columns: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
 
 class Observations(_message.Message):
-    __slots__ = ("count", "codec", "height_px", "width_px", "image_bytes", "data", "current", "next")
+    __slots__ = ("count", "codec", "height_px", "width_px", "image_bytes", "data", "current", "next", "hashes", "hash_seeds")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
@@ -326,6 +326,8 @@ class Observations(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    HASH_SEEDS_FIELD_NUMBER: _ClassVar[int]
     count: int
     codec: _tensor_pb2.Codec
     height_px: int
@@ -334,7 +336,9 @@ class Observations(_message.Message):
     data: bytes
     current: _containers.RepeatedScalarFieldContainer[int]
     next: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, count: _Optional[int] = ..., codec: _Optional[_Union[_tensor_pb2.Codec, str]] = ..., height_px: _Optional[int] = ..., width_px: _Optional[int] = ..., image_bytes: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., current: _Optional[_Iterable[int]] = ..., next: _Optional[_Iterable[int]] = ...) -> None: ...
+    hashes: _containers.RepeatedScalarFieldContainer[int]
+    hash_seeds: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, count: _Optional[int] = ..., codec: _Optional[_Union[_tensor_pb2.Codec, str]] = ..., height_px: _Optional[int] = ..., width_px: _Optional[int] = ..., image_bytes: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., current: _Optional[_Iterable[int]] = ..., next: _Optional[_Iterable[int]] = ..., hashes: _Optional[_Iterable[int]] = ..., hash_seeds: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ListWeightsRequest(_message.Message):
     __slots__ = ("dataset_version", "column")

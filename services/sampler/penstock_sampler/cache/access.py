@@ -65,8 +65,19 @@ class _CachedData:
     def from_disk(self) -> bool:
         return self.records.from_disk
 
+    @property
+    def hashes(self) -> NDArray[np.uint64] | None:
+        return self.records.hashes
+
     def __len__(self) -> int:
         return len(self.records)
+
+    def send(self, begin: int, end: int, to: int) -> None:
+        try:
+            self.records.send(begin, end, to)
+        except DamagedFile as error:
+            self.damaged(self.keys[error.file], error.file, error)
+            raise
 
     def read_into(self, begin: int, into: memoryview) -> None:
         try:

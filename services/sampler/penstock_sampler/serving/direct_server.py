@@ -1,4 +1,4 @@
-"""Answers ``Fetch`` over plain TCP connections: the same messages without gRPC's copies between.
+"""Answers ``Fetch`` over plain TCP with cached frames, sent as they lie there, without a copy.
 
 A client begins a connection with 16 bytes, ``PSDIRECT`` and the ``replica_id`` that it expects, and
 gets them back. Then, any number of times: a size and a ``FetchRequest``, answered by sizes and
@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
 
@@ -27,8 +27,21 @@ __all__ = ["Answer", "DirectServer"]
 
 log = structlog.get_logger(__name__)
 
-Answer = Callable[[bytes, Caller], Generator[bytes]]
-"""Serialised ``FetchResponse`` messages for a serialised ``FetchRequest``."""
+
+class Sendable(Protocol):
+    """A serialised message."""
+
+    def __len__(self) -> int:
+        """Its size in bytes."""
+        ...
+
+    def send(self, to: socket.socket, before: bytes) -> None:
+        """Send ``before`` and the message; raises OSError when that fails in between."""
+        ...
+
+
+Answer = Callable[[bytes, Caller], Generator[Sendable]]
+"""``FetchResponse`` messages for a serialised ``FetchRequest``."""
 
 HELLO = struct.Struct("<8sQ")
 MAGIC = b"PSDIRECT"
@@ -146,6 +159,7 @@ class DirectServer:
                     with self._lock:
                         connection.busy = True
                         draining = self._draining
+                    connection.block()
                     self._reply(connection, request, refused=draining)
                     with self._lock:
                         connection.busy = False
@@ -168,13 +182,12 @@ class DirectServer:
         try:
             with contextlib.closing(self._answer(request, connection)) as messages:
                 for message in messages:
-                    connection.send(SIZE.pack(len(message)), more=True)
-                    connection.send(message)
+                    connection.send_message(message)
         except OSError:
             raise
         except PenstockError as error:
             metrics.DIRECT_REFUSALS.labels(error.reason).inc()
-            log.info("left to gRPC", peer=connection.peer(), reason=error.reason)
+            log.debug("left to gRPC", peer=connection.peer(), reason=error.reason)
             connection.send(REFUSED)
         except Exception:
             metrics.DIRECT_REFUSALS.labels("INTERNAL").inc()
@@ -230,10 +243,17 @@ class _Connection(Caller):
         except TimeoutError:
             return None
 
-    def send(self, data: bytes, *, more: bool = False) -> None:
-        """Send all of it; a client that does not read is cut off by whoever watches streams."""
+    def block(self) -> None:
+        """Wait for the client for as long as it takes."""
         self._socket.settimeout(None)
-        self._socket.sendall(data, socket.MSG_MORE if more else 0)
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        self._socket.sendall(data)
+
+    def send_message(self, message: Sendable) -> None:
+        """Send a message; a client that does not read is cut off by whoever watches streams."""
+        message.send(self._socket, SIZE.pack(len(message)))
 
     def close(self) -> None:
         self._active = False

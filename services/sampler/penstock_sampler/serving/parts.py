@@ -27,6 +27,7 @@ class CutPart:
         image_bytes: ``(N, C) uint32``: encoded sizes, every observation of these rows once.
         ranges: First byte and byte after the last one of each piece of the data that it needs.
         size_bytes: Of all pieces together.
+        used: Which observations of what was read they are.
         current: For each row, which of ``image_bytes`` it shows.
         following: Likewise, for its next observation.
     """
@@ -36,6 +37,7 @@ class CutPart:
     image_bytes: NDArray[np.uint32]
     ranges: list[tuple[int, int]]
     size_bytes: int
+    used: list[int]
     current: list[int]
     following: list[int]
 
@@ -65,6 +67,7 @@ def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
             read.image_bytes[used],
             ranges,
             sum(sizes[shown] for shown in used),
+            used,
             [places[shown] for shown in current[start:stop]],
             [places[shown] for shown in following[start:stop]],
         )

@@ -1,4 +1,4 @@
-"""``Fetch`` over a plain TCP connection: the same messages without gRPC's copies between.
+"""``Fetch`` over a plain TCP connection: cached frames as they lie there, without gRPC's copies.
 
 A server that offers it says so in ``GetDataset``. Only what goes well goes this way: whatever a
 server refuses or cannot do, and whatever keeps a client from reaching it, is left to gRPC, which
@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+import xxhash
 from google.protobuf.message import DecodeError
 
 from penstock.client.channel import MAX_MESSAGE_BYTES
@@ -109,10 +111,10 @@ class DirectPort:
                 return
         line.close()
 
-    def broke(self, error: OSError) -> None:
-        """Note that a connection broke off in the middle of an answer."""
+    def fault(self, what: str) -> None:
+        """Note that an answer did not come to its end."""
         self._on_fault()
-        log.info("%s: its direct port broke off (%s): the rest comes over gRPC", self.name, error)
+        log.info("%s: its direct port %s: the rest comes over gRPC", self.name, what)
 
     def close(self) -> None:
         """Close all connections that no call uses."""
@@ -171,11 +173,16 @@ class DirectFetch:
         whole = False
         try:
             while (message := line.receive()) is not None:
-                yield parse_fetched(message)
+                received = parse_fetched(message)
+                if not _is_intact(received):
+                    # Over gRPC the server looks at it, and mends what it finds.
+                    self._port.fault("sends damaged frames")
+                    raise _NotThisWay
+                yield received
             whole = True
         except OSError as error:
             self._check_cancelled(error)
-            self._port.broke(error)
+            self._port.fault(f"broke off ({error})")
             raise _NotThisWay from error
         except DecodeError as error:
             raise Corrupt(f"{self._port.name}: a message of its direct port is none") from error
@@ -224,6 +231,23 @@ class DirectFetch:
 
     def _called_off(self) -> Cancelled:
         return Cancelled(f"{self._port.name}: the call was called off")
+
+
+def _is_intact(received: Received) -> bool:
+    """Whether the images of every observation match their hash."""
+    shown = received.part.observations
+    sizes = np.array(shown.image_bytes, np.int64)
+    if not shown.count or len(sizes) % shown.count or sizes.sum() != len(received.data):
+        return False
+    if not len(shown.hashes) == len(shown.hash_seeds) == shown.count:
+        return False
+    ends = np.cumsum(sizes.reshape(shown.count, -1).sum(axis=1)).tolist()
+    begin = 0
+    for end, expected, seed in zip(ends, shown.hashes, shown.hash_seeds, strict=True):
+        if xxhash.xxh3_64_intdigest(received.data[begin:end], seed) != expected:
+            return False
+        begin = end
+    return True
 
 
 class _Line:

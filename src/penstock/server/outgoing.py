@@ -1,0 +1,72 @@
+"""A message with frames on its way: joined for gRPC, or sent as they lie in the cache."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from google.protobuf.message import Message
+
+from penstock.errors import Corrupt
+from penstock.observations import Observations
+from penstock.server.joined import head_of, joined
+
+__all__ = ["Outgoing"]
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A serialised message around encoded frames that nobody has read yet.
+
+    Attributes:
+        layers: The messages around the frames; see ``penstock.server.joined``.
+        read: Where the frames are.
+        ranges: First byte and byte after the last one of each piece of them.
+        frames_bytes: Of all pieces together.
+    """
+
+    layers: Sequence[tuple[Message, int]]
+    read: Observations
+    ranges: list[tuple[int, int]]
+    frames_bytes: int
+
+    def __len__(self) -> int:
+        """Size of the message in bytes."""
+        return len(self._head) + self.frames_bytes
+
+    def joined(self) -> bytes:
+        """The whole message.
+
+        Raises:
+            Corrupt: The frames are damaged.
+        """
+        return joined(self.layers, self.frames_bytes, self._fill)
+
+    def send(self, to: socket.socket, before: bytes) -> None:
+        """Send the message with frames that nobody checks here: it must hold their hashes.
+
+        Args:
+            to: A socket that blocks.
+            before: What goes before it.
+
+        Raises:
+            OSError: The socket fails, or a cached file ends too soon: part of it was sent.
+        """
+        to.sendall(before + self._head, socket.MSG_MORE)
+        try:
+            for begin, end in self.ranges:
+                self.read.send(begin, end, to.fileno())
+        except Corrupt as error:
+            raise ConnectionAbortedError(error.message) from error
+
+    @cached_property
+    def _head(self) -> bytes:
+        return head_of(self.layers, self.frames_bytes)
+
+    def _fill(self, into: memoryview) -> None:
+        at = 0
+        for begin, end in self.ranges:
+            self.read.read_into(begin, into[at : at + end - begin])
+            at += end - begin
