@@ -1,12 +1,16 @@
 """Clients that stop reading, die, or ask for absurd sizes leave the memory of a server flat."""
 
 import contextlib
+import random
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tenacity
 from sampler_replicas import assert_same, write_files
@@ -41,11 +45,13 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def server(data, tmp_path, monkeypatch):
+def server(data, tmp_path, monkeypatch, request):
     for name, value in GIVE_BACK.items():
         monkeypatch.setenv(name, value)
+    # Only what is cached goes over the direct port; the others are to be read for.
+    cache = str(tmp_path / "cache") if "direct_port" in request.fixturenames else "none"
     # All but 8 of the workers may hold a stream.
-    options = ("--stall-s", str(STALL_S), "--workers", str(STREAMS + 8), "--cache-dir", "none")
+    options = ("--stall-s", str(STALL_S), "--workers", str(STREAMS + 8), "--cache-dir", cache)
     with ServiceProcess(
         "sampler", "--data", f"{data}/*.hdf5", *options, log=tmp_path / "server.log"
     ) as process:
@@ -102,6 +108,7 @@ def assert_flat(server, stub, data, misbehave):
         grown = least_bytes() - before
         assert grown < TOLERANCE_BYTES, f"{grown >> 20} MiB more"
         assert_same(client.sample(PLAN, 1), embedded.sample(PLAN, 1))
+        return client.transfer
 
 
 def endless(height_px=IMAGE_SIZE[0], width_px=IMAGE_SIZE[1]):
@@ -203,3 +210,132 @@ REFUSALS = (
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
+
+
+class DirectPort:
+    """The direct port of a server whose frames are all cached, as bad clients see it."""
+
+    def __init__(self, server, stub):
+        self.server, self.stub = server, stub
+        described = stub.GetDataset(pb.GetDatasetRequest())
+        self.port, self.version = described.direct_port, described.dataset.version
+        self.hello = b"PSDIRECT" + struct.pack("<Q", described.replica_id)
+        with penstock.open_sampler(server.target, image_size=IMAGE_SIZE, local=False) as client:
+            self.fill(client)
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(AssertionError),
+        wait=tenacity.wait_fixed(0.5),
+        stop=tenacity.stop_after_delay(120),
+        reraise=True,
+    )
+    def fill(self, client):
+        before = client.transfer.direct_bytes
+        client.fetch(np.arange(client.info.transitions, step=7))
+        assert client.transfer.direct_bytes > before
+
+    @contextlib.contextmanager
+    def connected(self, hello=None):
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+            client.sendall(self.hello if hello is None else hello)
+            if hello is None:
+                assert client.recv(16, socket.MSG_WAITALL) == self.hello
+            yield client
+
+    def request(self, ids, **fields):
+        fields = {
+            "dataset_version": self.version,
+            "frame_spec": endless().frame_spec,
+            "accepted_codecs": ACCEPTED_CODECS,
+            **fields,
+        }
+        return pb.FetchRequest(transition_ids=ids, **fields).SerializeToString()
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(AssertionError),
+        wait=tenacity.wait_fixed(0.05),
+        stop=tenacity.stop_after_delay(60),
+        reraise=True,
+    )
+    def wait_until_left_alone(self, connections):
+        wait_until_idle(self.stub)
+        assert self.connections() <= connections
+
+    def connections(self):
+        found = psutil.Process(self.server.process.pid).net_connections("tcp4")
+        return sum(each.laddr.port == self.port and each.status != "LISTEN" for each in found)
+
+
+@pytest.fixture
+def direct_port(server, stub):
+    return DirectPort(server, stub)
+
+
+def sized(request):
+    return struct.pack("<I", len(request)) + request
+
+
+def until_closed(client):
+    with contextlib.suppress(ConnectionResetError):
+        while client.recv(1 << 20):
+            pass
+
+
+def test_clients_of_the_direct_port_that_stop_reading_or_are_gone(server, stub, data, direct_port):
+    everything = direct_port.request(np.arange(200))
+
+    def misbehave():
+        kept = direct_port.connections()
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(direct_port.connected()) for _ in range(STREAMS)]
+            for client in clients:
+                client.sendall(sized(everything) * 3)
+                assert len(client.recv(1000, socket.MSG_WAITALL)) == 1000
+            # Half of them are gone in the middle of a message, the others do not read on.
+            for client in clients[::2]:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+            wait_until_idle(stub)
+            for client in clients[1::2]:
+                until_closed(client)
+        direct_port.wait_until_left_alone(kept)
+
+    assert assert_flat(server, stub, data, misbehave).direct_bytes > 0
+
+
+def test_clients_of_the_direct_port_that_ask_for_nonsense(server, stub, data, direct_port):
+    dice = random.Random(1)  # noqa: S311 - dice, no secret
+    huge = pb.FrameSpec(height_px=4096, width_px=4096)
+    refused = [
+        direct_port.request(np.full(1 << 16, 2**56 - 1, np.uint64)),
+        direct_port.request(np.zeros((1 << 16) + 1, np.uint64)),
+        direct_port.request([2**64 - 1]),
+        direct_port.request([0], dataset_version="v" * (1 << 19)),
+        direct_port.request([0], frame_spec=pb.FrameSpec(height_px=2**31, width_px=2**31)),
+        direct_port.request(np.zeros(1 << 16, np.uint64), frame_spec=huge),
+        b"\xff" * (1 << 20),
+        b"",
+    ]
+    hellos = [b"GET / HTTP/1.1\r\n\r\n", bytes(1 << 16), dice.randbytes(16), b""]
+
+    def misbehave():
+        kept = direct_port.connections()
+        with direct_port.connected() as client:
+            for request in [*refused, *(dice.randbytes(dice.randrange(300)) for _ in range(50))]:
+                client.sendall(sized(request))
+                assert client.recv(4, socket.MSG_WAITALL) == b"\xff" * 4
+            client.sendall(struct.pack("<I", 0xFFFFFFF0))
+            until_closed(client)
+        for hello in hellos:
+            with direct_port.connected(hello) as client:
+                if hello:
+                    until_closed(client)
+        with direct_port.connected() as client:
+            client.sendall(sized(refused[0])[: 1 << 18])  # and no more of it
+        with contextlib.ExitStack() as stack:
+            for _ in range(400):  # more than are taken at a time
+                with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                    stack.enter_context(direct_port.connected(b"PSDI"))
+        direct_port.wait_until_left_alone(kept)
+
+    assert assert_flat(server, stub, data, misbehave).direct_bytes > 0

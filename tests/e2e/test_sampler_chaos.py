@@ -41,17 +41,20 @@ MOST_EXTRAS, CACHES = 2, 5
 
 @dataclass(frozen=True)
 class Layout:
-    """Which files each replica serves at first, and from where frames come."""
+    """Which files each replica serves at first, and by which ways frames may come."""
 
     replicas: tuple[tuple[int, ...], ...]
     shared_cache: bool
     local: bool
+    direct: bool
 
 
 LAYOUTS = {
-    "shards": Layout(((0, 1), (2, 3), (4, 5)), shared_cache=False, local=False),
-    "copies": Layout((ALL, ALL), shared_cache=True, local=True),
-    "mixture": Layout((ALL, (0, 1, 2), (3, 4), (1, 5)), shared_cache=True, local=False),
+    "shards": Layout(((0, 1), (2, 3), (4, 5)), shared_cache=False, local=False, direct=True),
+    "copies": Layout((ALL, ALL), shared_cache=True, local=True, direct=True),
+    "mixture": Layout(
+        (ALL, (0, 1, 2), (3, 4), (1, 5)), shared_cache=True, local=False, direct=False
+    ),
 }
 
 TOTAL_S = float(os.environ.get("PENSTOCK_CHAOS_S", "60"))
@@ -282,7 +285,8 @@ def embedded(data):
 def open_all(chaos, transfer):
     target = Target.parse(chaos.named[0])
     fleet = Fleet(target, chaos.find)
-    backend = RemoteSampler(target, transfer, RETRY_S, fleet=fleet, local=chaos.layout.local)
+    ways = {"local": chaos.layout.local, "direct": chaos.layout.direct}
+    backend = RemoteSampler(target, transfer, RETRY_S, fleet=fleet, **ways)
     with SamplerClient(backend, penstock.FrameSpec(*IMAGE_SIZE), transfer) as client:
         yield client
 
@@ -301,7 +305,7 @@ def told(layout, chaos, capsys):
 
 
 def counters(transfer):
-    names = ("retries", "reissues", "hedges", "duplicate_rows", "local_faults")
+    names = ("retries", "reissues", "hedges", "duplicate_rows", "local_faults", "direct_faults")
     return ", ".join(f"{getattr(transfer, name)} {name}" for name in names)
 
 
@@ -333,6 +337,8 @@ def test_chaos_loses_repeats_and_alters_nothing(layout, data, embedded, tmp_path
         assert transfer.reissues > 0
         assert transfer.retries > 0
         assert (transfer.local_bytes > 0) == LAYOUTS[layout].local
+        if not LAYOUTS[layout].local:
+            assert (transfer.direct_bytes > 0) == LAYOUTS[layout].direct
         assert transfer.skipped_rows == 0
     with capsys.disabled():
         sys.stdout.write(f"{dict(chaos.counts)}, then: {counters(transfer)}\n")

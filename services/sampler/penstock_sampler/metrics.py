@@ -13,6 +13,7 @@ __all__ = [
     "CACHE_MISSES",
     "CACHE_REBUILDS",
     "DATASET_CHANGES",
+    "DIRECT_ANSWERS",
     "DIRECT_CONNECTIONS",
     "DIRECT_REFUSALS",
     "DROPPED_ROWS",
@@ -89,6 +90,9 @@ CACHE_REBUILDS = Counter(
 )
 CACHE_EVICTIONS = Counter(
     "penstock_sampler_cache_evictions_total", "Cached files removed to stay under the limit."
+)
+DIRECT_ANSWERS = Counter(
+    "penstock_sampler_direct_answers_total", "Fetch calls answered in full at the direct port."
 )
 DIRECT_CONNECTIONS = Gauge(
     "penstock_sampler_direct_connections",

@@ -289,13 +289,15 @@ class SamplerService(SamplerServiceServicer):
         except DecodeError as error:
             raise InvalidInput(f"{len(request)} bytes that are no FetchRequest") from error
         with self._asked(parsed, caller) as (backend, ids, wanted, send):
-            cached = None
-            if wanted.frames and backend.info().cameras:
+            cached, info = None, backend.info()
+            if wanted.frames and info.cameras:
+                # Before anything is looked for in the cache, which would be built for it.
+                _frame_bytes(wanted.spec, info, _row_bytes(info))
                 cached = backend.cached_observations(ids, wanted.spec, wanted.accepted)
             if cached is None or cached.hashes is None:
                 raise Unsupported("not all of it is cached: use gRPC", reason="NOT_CACHED")
-            number = pb.FetchResponse.PART_FIELD_NUMBER
             columns = _columns(backend, ids)
+            number = pb.FetchResponse.PART_FIELD_NUMBER
             answer = _Answer(columns, lambda _: pb.FetchResponse(), number, DIRECT_PART_BYTES)
 
             def messages() -> Iterator[Outgoing]:
@@ -380,7 +382,7 @@ class SamplerService(SamplerServiceServicer):
         """
         info = backend.info()
         columns = _columns(backend, ids)
-        row_bytes = 8 + sum(values[:1].nbytes for values in columns.columns.values())
+        row_bytes = _row_bytes(info)
         if not (wanted.frames and info.cameras):
             rows = max(1, PART_BYTES // row_bytes)
             for start in range(0, len(ids), rows):
@@ -391,14 +393,7 @@ class SamplerService(SamplerServiceServicer):
                 layers = [(envelope(start + len(part)), part_number)]
                 yield joined(layers, len(data), partial(_put, data))
             return
-        height, width = wanted.spec.resolve(info)
-        frame_bytes = 2 * len(info.cameras) * height * width * 3
-        if frame_bytes + row_bytes > MAX_MESSAGE_BYTES - _MESSAGE_MARGIN_BYTES:
-            raise LimitExceeded(
-                f"one transition has {frame_bytes + row_bytes} bytes, a message holds "
-                f"{MAX_MESSAGE_BYTES}: ask for smaller images (image_size)",
-                reason="TRANSITION_TOO_LARGE",
-            )
+        frame_bytes = _frame_bytes(wanted.spec, info, row_bytes)
         answer = _Answer(columns, envelope, part_number, max(1, PART_BYTES - row_bytes))
         done = 0
         cached = backend.cached_observations(ids, wanted.spec, wanted.accepted)
@@ -466,6 +461,29 @@ def _checked(request: pb.FetchRequest, info: DatasetInfo) -> NDArray[np.int64]:
             field="transition_ids",
         )
     return ids.astype(np.int64)
+
+
+def _row_bytes(info: DatasetInfo) -> int:
+    """What a transition takes in a message besides its frames."""
+    row = Batch.allocate(1, replace(info, cameras=()), FrameSpec())
+    return 8 + sum(values.nbytes for values in row.columns.values())
+
+
+def _frame_bytes(spec: FrameSpec, info: DatasetInfo, row_bytes: int) -> int:
+    """Frames of a transition before they are encoded.
+
+    Raises:
+        LimitExceeded: No message could hold one.
+    """
+    height, width = spec.resolve(info)
+    frame_bytes = 2 * len(info.cameras) * height * width * 3
+    if frame_bytes + row_bytes > MAX_MESSAGE_BYTES - _MESSAGE_MARGIN_BYTES:
+        raise LimitExceeded(
+            f"one transition has {frame_bytes + row_bytes} bytes, a message holds "
+            f"{MAX_MESSAGE_BYTES}: ask for smaller images (image_size)",
+            reason="TRANSITION_TOO_LARGE",
+        )
+    return frame_bytes
 
 
 def _columns(backend: ReplicaBackend, ids: NDArray[np.int64]) -> Batch:

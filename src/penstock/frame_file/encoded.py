@@ -6,6 +6,7 @@ What is sent leaves the file for the message itself, without a copy on the way.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 
@@ -22,6 +23,12 @@ _AHEAD_BYTES = 8 << 20
 
 _SEND_AHEAD_BYTES = 32 << 20
 """The same where nothing else is done meanwhile: a socket takes what is there at once."""
+
+_NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
+"""0 where Python was built without it: then what follows is always asked for."""
+
+_NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_COPIED_BYTES = 1 << 20
 
 
 class DamagedFile(Corrupt):
@@ -130,7 +137,7 @@ class EncodedRecords:
             at, size = int(self._spots[number, 0]), ends[number - first + 1] - ends[number - first]
             self._hurry(number, file.records.descriptor, at + size - 1)
             while size:
-                sent = os.sendfile(to, file.records.descriptor, at, size)
+                sent = _send_some(to, file.records.descriptor, at, size)
                 if not sent:
                     raise DamagedFile(f"{file.records.name}: ends at {at}", file)
                 at, size = at + sent, size - sent
@@ -139,7 +146,7 @@ class EncodedRecords:
         """Once a record is not in memory, have the system read the ones that follow meanwhile."""
         if not self._advised:
             try:
-                if os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT):
+                if _NO_WAIT and os.preadv(descriptor, [bytearray(1)], at, _NO_WAIT):
                     return
             except OSError:  # it would block; or the file system cannot say
                 pass
@@ -184,3 +191,14 @@ class EncodedRecords:
             except Corrupt as error:
                 raise DamagedFile(error.message, self._files[file]) from error
             at += size
+
+
+def _send_some(to: int, descriptor: int, at: int, size: int) -> int:
+    """Send some of a file's bytes; how many, 0 at its end."""
+    try:
+        return os.sendfile(to, descriptor, at, size)
+    except OSError as error:
+        if error.errno not in _NO_SENDFILE:
+            raise
+    # A file system that cannot do that can be read.
+    return os.write(to, os.pread(descriptor, min(size, _COPIED_BYTES), at))

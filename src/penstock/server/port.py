@@ -10,7 +10,7 @@ from typing import Self
 
 from penstock.errors import Unavailable
 
-__all__ = ["HeldPort", "hold_port", "port_taken"]
+__all__ = ["HeldPort", "hold_port", "listened_addresses", "port_taken"]
 
 _EVERY_ADDRESS = ("0.0.0.0", "[::]", "::")  # noqa: S104 - compared, not bound
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -58,7 +58,7 @@ def hold_port(name: str, host: str, port: int) -> HeldPort:
     """
     sockets: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
-        for family, address in _addresses(name, host, port):
+        for family, address in listened_addresses(name, host, port):
             number = sockets[0].getsockname()[1] if sockets else port
             try:
                 held = _hold(family, address, number)
@@ -82,8 +82,12 @@ def port_taken(name: str, host: str, port: int) -> Unavailable:
     )
 
 
-def _addresses(name: str, host: str, port: int) -> list[tuple[int, str]]:
-    """The addresses that gRPC listens on for ``host``: family and numeric address."""
+def listened_addresses(name: str, host: str, port: int) -> list[tuple[int, str]]:
+    """The addresses that gRPC listens on for ``host``: family and numeric address, IPv4 first.
+
+    Raises:
+        Unavailable: It has none; ``name`` says whose error that is.
+    """
     if host in _EVERY_ADDRESS:
         # gRPC reads either wildcard as both families, by one socket where there is IPv6.
         try:
@@ -96,7 +100,7 @@ def _addresses(name: str, host: str, port: int) -> list[tuple[int, str]]:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise port_taken(name, host, port) from error
-    return list(dict.fromkeys((entry[0], str(entry[4][0])) for entry in found))
+    return sorted(dict.fromkeys((entry[0], str(entry[4][0])) for entry in found))
 
 
 def _hold(family: int, address: str, port: int) -> socket.socket:

@@ -1,7 +1,13 @@
 """Observations as they lie in their files: sizes, bytes, damage; and decoding them from memory."""
 
+import errno
+import os
+import socket
+import threading
+
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +21,7 @@ from penstock.frame_file import (
     FrameFileWriter,
     FrameHeader,
     FrameSource,
+    encoded,
 )
 from penstock.observations import Observations, decode_observations
 
@@ -124,6 +131,98 @@ def test_a_truncated_file_is_damage(tmp_path, way):
         stream.truncate(file.size_bytes - 10)
     with pytest.raises(DamagedFile, match=r"a\.frames: ends at"):
         records.read_into(0, memoryview(bytearray(len(records))))
+
+
+@pytest.fixture
+def sendable():
+    if native.kernels() is None or not native.xxh3_address():
+        pytest.skip("the native library was not built")
+
+
+def sent(records, begin, end):
+    """What arrives at the other end of a socket; what sending raises comes after it."""
+    ours, theirs = socket.socketpair()
+    found = []
+
+    def receive():
+        while piece := theirs.recv(1 << 16):
+            found.append(piece)
+
+    with theirs:
+        receiving = threading.Thread(target=receive)
+        receiving.start()
+        try:
+            with ours:
+                records.send(begin, end, ours.fileno())
+        finally:
+            receiving.join()
+    return b"".join(found)
+
+
+def no_sendfile(*_):
+    raise OSError(errno.EINVAL, "not on this file system")
+
+
+def no_answer(descriptor, memory, at, flags=0, preadv=os.preadv):
+    if flags:
+        raise OSError(errno.EOPNOTSUPP, "not on this file system")
+    return preadv(descriptor, memory, at)
+
+
+@pytest.mark.parametrize("lacking", ["nothing", "sendfile", "RWF_NOWAIT here", "RWF_NOWAIT there"])
+@pytest.mark.parametrize("pieces", [1, 3, len(WANTED)])
+def test_records_are_sent_as_they_lie_in_their_files_with_their_hashes(
+    tmp_path, sendable, monkeypatch, pieces, lacking
+):
+    if lacking == "sendfile":
+        monkeypatch.setattr(os, "sendfile", no_sendfile)
+    elif lacking == "RWF_NOWAIT here":
+        monkeypatch.setattr(encoded, "_NO_WAIT", 0)
+    elif lacking == "RWF_NOWAIT there":
+        monkeypatch.setattr(os, "preadv", no_answer)
+    files = [write(tmp_path / f"{seed}.frames", "bitplanes", seed) for seed in range(2)]
+    records = EncodedRecords(files, WANTED)
+    one_by_one = [files[file].read_records([row])[0] for file, row in WANTED]
+    for data, (digest, seed) in zip(one_by_one, records.hashes.tolist(), strict=True):
+        assert xxhash.xxh3_64_intdigest(data, seed) == digest
+    # Nobody who sends another record of the same size goes unnoticed.
+    assert len(set(records.hashes[:40, 1].tolist())) == 40
+    ends = np.cumsum([len(data) for data in one_by_one]).tolist()
+    begin = 0
+    for numbers in np.array_split(np.arange(len(WANTED)), pieces):
+        end = ends[numbers[-1]]
+        assert sent(records, begin, end) == b"".join(one_by_one[i] for i in numbers)
+        begin = end
+
+
+@pytest.mark.parametrize("sendfile", [True, False])
+def test_a_file_that_ends_too_soon_is_damage_when_it_is_sent(
+    tmp_path, sendable, monkeypatch, sendfile
+):
+    if not sendfile:
+        monkeypatch.setattr(os, "sendfile", no_sendfile)
+    path = tmp_path / "a.frames"
+    file = write(path)
+    records = EncodedRecords([file], [(0, row) for row in range(ROWS)])
+    with path.open("r+b") as stream:
+        stream.truncate(file.size_bytes - 10)
+    with pytest.raises(DamagedFile, match=r"a\.frames: ends at") as raised:
+        sent(records, 0, len(records))
+    assert raised.value.file is file
+
+
+def test_a_socket_that_is_gone_is_no_damage(tmp_path, sendable):
+    records = EncodedRecords([write(tmp_path / "a.frames")], [(0, 1)])
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        with pytest.raises(BrokenPipeError):
+            records.send(0, len(records), ours.fileno())
+
+
+def test_without_the_native_library_nothing_can_be_sent(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    assert EncodedRecords([write(tmp_path / "a.frames")], [(0, 1)]).hashes is None
 
 
 @pytest.mark.parametrize("codec", IMAGE_CODECS)

@@ -11,50 +11,43 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Protocol, Self
+from typing import Self
 
 import structlog
 
-from penstock.errors import PenstockError, Unavailable
+from penstock import native
+from penstock.errors import InvalidInput, PenstockError, Unavailable
+from penstock.server.port import listened_addresses
 from penstock_sampler import metrics
+from penstock_sampler.serving.direct_connection import DirectConnection, Sendable, hello_of
 from penstock_sampler.serving.streams import Caller
 
-__all__ = ["Answer", "DirectServer"]
+__all__ = ["Answer", "DirectServer", "what_is_missing"]
 
 log = structlog.get_logger(__name__)
-
-
-class Sendable(Protocol):
-    """A serialised message."""
-
-    def __len__(self) -> int:
-        """Its size in bytes."""
-        ...
-
-    def send(self, to: socket.socket, before: bytes) -> None:
-        """Send ``before`` and the message; raises OSError when that fails in between."""
-        ...
-
 
 Answer = Callable[[bytes, Caller], Generator[Sendable]]
 """``FetchResponse`` messages for a serialised ``FetchRequest``."""
 
-HELLO = struct.Struct("<8sQ")
-MAGIC = b"PSDIRECT"
-SIZE = struct.Struct("<I")
-END, REFUSED = SIZE.pack(0), SIZE.pack(0xFFFFFFFF)
-MAX_REQUEST_BYTES = 1 << 20
-"""More than the largest request with all ids that one may have."""
 MAX_CONNECTIONS = 256
 IDLE_S = 600.0
-_HELLO_S = 10.0
-_BACKLOG = 64
-_RETRY_S = 0.1
+_BACKLOG = 256
+_LAST_PORT = 65_535
+_RETRY_S = 1.0
 _STOP_S = 1.0
+
+
+def what_is_missing() -> str:
+    """What keeps this machine from offering the port; empty where nothing does."""
+    if sys.platform != "linux":
+        return f"needs sendfile of Linux, this is {sys.platform}"
+    if not native.available() or not native.xxh3_address():
+        return f"needs the native kernels, which are {native.describe()}"
+    return ""
 
 
 class DirectServer:
@@ -64,35 +57,36 @@ class DirectServer:
         host: Address to listen on, as gRPC takes it.
         port: 0 picks a free one.
         replica_id: What clients must name.
-        drain_s: How long answers under way may take when this stops.
+        drain_s: How long answers under way may take, from the moment when draining begins.
         idle_s: Seconds after which a silent connection is closed.
 
     Raises:
-        Unavailable: The port is taken.
+        InvalidInput: No port has that number.
+        Unavailable: The port is taken, or the host is no address of this machine.
     """
 
     def __init__(
         self, host: str, port: int, replica_id: int, *, drain_s: float, idle_s: float = IDLE_S
     ) -> None:
-        self._hello = HELLO.pack(MAGIC, replica_id)
+        self._hello = hello_of(replica_id)
         self._drain_s, self._idle_s = drain_s, idle_s
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._connections: set[_Connection] = set()
+        self._changed = threading.Condition()
+        self._connections: set[DirectConnection] = set()
         self._draining = False
-        plain = host.strip("[]")
-        family = socket.AF_INET6 if ":" in plain else socket.AF_INET
+        self._drained_by = 0.0
+        if port > _LAST_PORT:
+            raise InvalidInput(f"direct_port {port}: ports go to {_LAST_PORT}", field="direct_port")
+        family, address = listened_addresses("the direct port", host, 0)[0]
         try:
             self._listening = socket.create_server(
-                (plain, port),
+                (address, port),
                 family=family,
                 backlog=_BACKLOG,
-                dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+                dualstack_ipv6=address == "::",
             )
         except OSError as error:
             raise Unavailable(
-                f"direct_port {port} of {host}: {error.strerror or error}: name another one, or "
-                "none",
+                f"direct_port {port} of {host}: {error}: name another one, or none",
                 reason="DIRECT_PORT",
             ) from error
         self.port: int = self._listening.getsockname()[1]
@@ -107,8 +101,10 @@ class DirectServer:
 
     def drain(self) -> None:
         """Leave new requests to gRPC, where clients learn that this server ends."""
-        with self._lock:
-            self._draining = True
+        with self._changed:
+            if not self._draining:
+                self._draining = True
+                self._drained_by = time.monotonic() + self._drain_s
             idle = [each for each in self._connections if not each.busy]
         for connection in idle:
             connection.cancel()
@@ -121,151 +117,108 @@ class DirectServer:
         self._listening.close()
         self._accepting.join()
         with self._changed:
-            self._changed.wait_for(lambda: not self._connections, self._drain_s)
+            left_s = max(0.0, self._drained_by - time.monotonic())
+            self._changed.wait_for(lambda: not self._connections, left_s)
             for connection in self._connections:
                 connection.cancel()
             self._changed.wait_for(lambda: not self._connections, _STOP_S)
 
     def _accept(self) -> None:
+        failing = False
         while True:
             try:
                 client, address = self._listening.accept()
             except OSError as error:
-                with self._lock:
-                    if self._draining:
-                        return
+                if self._draining:
+                    return
                 # Out of descriptors, most likely; what waits to be accepted is still there.
-                log.warning("direct client not accepted", error=str(error))
+                if not failing:
+                    log.warning("direct clients are not accepted", error=str(error))
+                failing = True
                 time.sleep(_RETRY_S)
                 continue
-            connection = _Connection(client, f"direct:{address[0]}:{address[1]}")
-            with self._lock:
-                room = len(self._connections) < MAX_CONNECTIONS and not self._draining
-                if room:
-                    self._connections.add(connection)
-                    metrics.DIRECT_CONNECTIONS.set(len(self._connections))
-            if not room:
-                metrics.DIRECT_REFUSALS.labels("TOO_MANY").inc()
-                client.close()
-                continue
+            failing = False
+            self._admit(DirectConnection(client, f"direct:{address[0]}:{address[1]}"))
+
+    def _admit(self, connection: DirectConnection) -> None:
+        with self._changed:
+            refusal = "DRAINING" if self._draining else ""
+            if len(self._connections) >= MAX_CONNECTIONS:
+                refusal = "TOO_MANY"
+            if not refusal:
+                self._connections.add(connection)
+                metrics.DIRECT_CONNECTIONS.set(len(self._connections))
+        if refusal:
+            metrics.DIRECT_REFUSALS.labels(refusal).inc()
+            connection.close()
+            return
+        try:
             threading.Thread(
                 target=self._serve, args=(connection,), name="direct-client", daemon=True
             ).start()
+        except RuntimeError as error:  # the system has no thread left
+            metrics.DIRECT_REFUSALS.labels("NO_THREAD").inc()
+            log.warning("direct client not served", peer=connection.peer(), error=str(error))
+            self._forget(connection)
 
-    def _serve(self, connection: _Connection) -> None:
+    def _serve(self, connection: DirectConnection) -> None:
         try:
             if connection.greet(self._hello):
                 while (request := connection.next_request(self._idle_s)) is not None:
-                    with self._lock:
+                    with self._changed:
                         connection.busy = True
                         draining = self._draining
-                    connection.block()
                     self._reply(connection, request, refused=draining)
-                    with self._lock:
+                    with self._changed:
                         connection.busy = False
                         if self._draining:
                             return
         except OSError as error:
             log.info("direct client lost", peer=connection.peer(), error=str(error))
         finally:
-            connection.close()
-            with self._changed:
-                self._connections.discard(connection)
-                metrics.DIRECT_CONNECTIONS.set(len(self._connections))
-                self._changed.notify_all()
+            self._forget(connection)
 
-    def _reply(self, connection: _Connection, request: bytes, *, refused: bool) -> None:
-        if refused:
-            metrics.DIRECT_REFUSALS.labels("DRAINING").inc()
-            connection.send(REFUSED)
-            return
+    def _forget(self, connection: DirectConnection) -> None:
+        connection.close()
+        with self._changed:
+            self._connections.discard(connection)
+            metrics.DIRECT_CONNECTIONS.set(len(self._connections))
+            self._changed.notify_all()
+
+    def _reply(self, connection: DirectConnection, request: bytes, *, refused: bool) -> None:
+        """Answer a request.
+
+        Raises:
+            OSError: The connection broke, or a message was sent in part.
+        """
+        reason = "DRAINING" if refused else ""
         try:
-            with contextlib.closing(self._answer(request, connection)) as messages:
-                for message in messages:
-                    connection.send_message(message)
+            if not refused:
+                with contextlib.closing(self._answer(request, connection)) as messages:
+                    for message in messages:
+                        _send_whole(connection, message)
         except OSError:
             raise
         except PenstockError as error:
-            metrics.DIRECT_REFUSALS.labels(error.reason).inc()
-            log.debug("left to gRPC", peer=connection.peer(), reason=error.reason)
-            connection.send(REFUSED)
+            reason = error.reason
+            log.debug("left to gRPC", peer=connection.peer(), reason=reason)
         except Exception:
-            metrics.DIRECT_REFUSALS.labels("INTERNAL").inc()
+            reason = "INTERNAL"
             log.exception("direct answer failed", peer=connection.peer())
-            connection.send(REFUSED)
+        if reason:
+            metrics.DIRECT_REFUSALS.labels(reason).inc()
+            connection.refuse()
         else:
-            connection.send(END)
+            metrics.DIRECT_ANSWERS.inc()
+            connection.end()
 
 
-class _Connection(Caller):
-    """A client; ``busy`` while it is answered."""
-
-    def __init__(self, client: socket.socket, peer: str) -> None:
-        self._socket, self._peer = client, peer
-        self._active = True
-        self.busy = False
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    def peer(self) -> str:
-        return self._peer
-
-    def is_active(self) -> bool:
-        return self._active
-
-    def cancel(self) -> None:
-        self._active = False
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def greet(self, expected: bytes) -> bool:
-        """Answer the first bytes; whether they are what they must be."""
-        self._socket.settimeout(_HELLO_S)
-        if self._received(HELLO.size) != expected:
-            metrics.DIRECT_REFUSALS.labels("OTHER_REPLICA").inc()
-            return False
-        self.send(expected)
-        return True
-
-    def next_request(self, idle_s: float) -> bytes | None:
-        """What the client asks for; None when it has gone, or has been silent for too long."""
-        self._socket.settimeout(idle_s)
-        try:
-            head = self._received(SIZE.size)
-            if head is None:
-                return None
-            (size,) = SIZE.unpack(head)
-            if size > MAX_REQUEST_BYTES:
-                metrics.DIRECT_REFUSALS.labels("BAD_REQUEST").inc()
-                log.warning("direct request too large", peer=self._peer, size_bytes=size)
-                return None
-            return self._received(size)
-        except TimeoutError:
-            return None
-
-    def block(self) -> None:
-        """Wait for the client for as long as it takes."""
-        self._socket.settimeout(None)
-
-    def send(self, data: bytes) -> None:
-        """Send all of it."""
-        self._socket.sendall(data)
-
-    def send_message(self, message: Sendable) -> None:
-        """Send a message; a client that does not read is cut off by whoever watches streams."""
-        message.send(self._socket, SIZE.pack(len(message)))
-
-    def close(self) -> None:
-        self._active = False
-        self._socket.close()
-
-    def _received(self, size: int) -> bytes | None:
-        """Just so many bytes; None when the client has gone."""
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            count = self._socket.recv_into(view)
-            if not count:
-                return None
-            view = view[count:]
-        return bytes(data)
+def _send_whole(connection: DirectConnection, message: Sendable) -> None:
+    """Send a message; after a part of one nothing can be said any more but that it is over."""
+    try:
+        connection.send_message(message)
+    except OSError:
+        raise
+    except Exception as error:
+        log.exception("direct message failed", peer=connection.peer())
+        raise ConnectionAbortedError("a message failed on its way") from error

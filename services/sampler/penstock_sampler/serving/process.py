@@ -14,7 +14,7 @@ from penstock.targets import Target
 from penstock_sampler.backend import open_backend
 from penstock_sampler.index.discovery import find_files
 from penstock_sampler.service import SamplerService
-from penstock_sampler.serving.direct_server import DirectServer
+from penstock_sampler.serving.direct_server import DirectServer, what_is_missing
 from penstock_sampler.serving.local_path import SocketPlace, socket_place
 from penstock_sampler.serving.local_server import LocalServer
 from penstock_sampler.serving.status import Activity
@@ -100,7 +100,14 @@ def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | No
 
 
 def _listen_directly(settings: SamplerSettings, activity: Activity) -> DirectServer | None:
+    """The direct port; None where it would have nothing to send, or could not."""
     if settings.direct_port == "none":
+        return None
+    missing = what_is_missing()
+    if settings.cache_folder is None:
+        missing = "sends what is cached, and cache_dir is none"
+    if missing:
+        log.info("frames over gRPC alone", reason=f"the direct port {missing}")
         return None
     port = 0 if settings.direct_port == "auto" else int(settings.direct_port)
     return DirectServer(settings.host, port, activity.replica_id, drain_s=settings.drain_s)

@@ -7,20 +7,19 @@ brings the rows that are missing or says why not.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xxhash
 from google.protobuf.message import DecodeError
 
-from penstock.client.channel import MAX_MESSAGE_BYTES
+from penstock.client.sampler.direct_line import Line, Refused
 from penstock.client.sampler.received import Received, parse_fetched
 from penstock.errors import Cancelled, Corrupt
 from penstock.v1 import sampler_pb2 as pb
@@ -29,15 +28,10 @@ __all__ = ["DirectFetch", "DirectPort"]
 
 log = logging.getLogger(__name__)
 
-HELLO = struct.Struct("<8sQ")
-MAGIC = b"PSDIRECT"
-SIZE = struct.Struct("<I")
-END, REFUSED = 0, 0xFFFFFFFF
-_CONNECT_S = 2.0
-_AGAIN_S = 60.0
+_FIRST_REST_S, _LONGEST_REST_S = 60.0, 600.0
 _MOST_IDLE = 4
-_FIRST_BUFFER_BYTES = 2 << 20
-_KEPT_BUFFER_BYTES = 16 << 20
+_IDLE_S = 60.0
+"""What lies between may forget a connection that is silent for longer, and tell nobody."""
 
 
 class _NotThisWay(Exception):
@@ -49,7 +43,7 @@ class DirectPort:
 
     Args:
         name: Of the replica, for messages.
-        host: Where its gRPC port is reached.
+        host: Where its gRPC port is reached, numeric.
         port: As ``GetDataset`` names it.
         replica_id: Of the process; nobody else is asked.
         on_fault: Called when the port cannot be reached or breaks off.
@@ -61,9 +55,10 @@ class DirectPort:
         self.name, self.port, self.replica_id = name, port, replica_id
         self._address, self._on_fault = (host, port), on_fault
         self._lock = threading.Lock()
-        self._idle: list[_Line] = []
+        self._idle: list[tuple[Line, float]] = []
         self._closed = False
-        self._try_at = 0.0
+        self._try_at, self._rest_s = 0.0, _FIRST_REST_S
+        self._level = logging.WARNING
 
     def fetch(
         self, request: pb.FetchRequest, over_grpc: Callable[[pb.FetchRequest], Any]
@@ -76,40 +71,56 @@ class DirectPort:
         """
         return DirectFetch(self, request, over_grpc)
 
-    def take(self) -> tuple[_Line, bool]:
-        """A connection, and whether it was used before.
+    def is_resting(self) -> bool:
+        """Whether nothing is to be tried now."""
+        with self._lock:
+            return self._closed or time.monotonic() < self._try_at
+
+    def take_idle(self) -> Line | None:
+        """A connection that was used before; None without."""
+        now = time.monotonic()
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                line, since = self._idle.pop()
+            if now - since < _IDLE_S:
+                return line
+            line.close()
+
+    def new(self) -> Line:
+        """A connection that is to be made.
 
         Raises:
-            _NotThisWay: There is none now.
+            OSError: This process may open no socket.
         """
-        with self._lock:
-            if self._closed or time.monotonic() < self._try_at:
-                raise _NotThisWay
-            if self._idle:
-                return self._idle.pop(), True
-        try:
-            return _Line(self._address, self.replica_id), False
-        except OSError as error:
-            with self._lock:
-                self._try_at = time.monotonic() + _AGAIN_S
-            self._on_fault()
-            log.warning(
-                "%s: its direct port %d cannot be reached (%s): batches come over gRPC, which "
-                "takes longer",
-                self.name,
-                self.port,
-                error,
-            )
-            raise _NotThisWay from error
+        return Line(self._address)
 
-    def give_back(self, line: _Line) -> None:
+    def give_back(self, line: Line) -> None:
         """Keep a connection for the next call."""
         with self._lock:
+            self._rest_s = _FIRST_REST_S
             if not self._closed and len(self._idle) < _MOST_IDLE:
                 line.shrink()
-                self._idle.append(line)
+                self._idle.append((line, time.monotonic()))
                 return
         line.close()
+
+    def rest(self, why: object) -> None:
+        """Leave the port alone for a while: it cannot be reached, or speaks another language."""
+        with self._lock:
+            self._try_at = time.monotonic() + self._rest_s
+            self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
+            level, self._level = self._level, logging.INFO
+        self._on_fault()
+        log.log(
+            level,
+            "%s: its direct port %d cannot be used (%s): batches come over gRPC, which takes "
+            "longer",
+            self.name,
+            self.port,
+            why,
+        )
 
     def fault(self, what: str) -> None:
         """Note that an answer did not come to its end."""
@@ -121,7 +132,7 @@ class DirectPort:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for line in idle:
+        for line, _ in idle:
             line.close()
 
 
@@ -142,7 +153,7 @@ class DirectFetch:
     ) -> None:
         self._port, self._request, self._over_grpc = port, request, over_grpc
         self._lock = threading.Lock()
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._rest: Any = None
         self._cancelled = False
 
@@ -150,66 +161,107 @@ class DirectFetch:
         """End the call, from any thread."""
         with self._lock:
             self._cancelled = True
-            line, rest = self._line, self._rest
-        if line is not None:
-            line.shut()
+            if self._line is not None:
+                self._line.shut()
+            rest = self._rest
         if rest is not None:
             rest.cancel()
 
     def __iter__(self) -> Iterator[Received]:
         rows = 0
-        with contextlib.suppress(_NotThisWay):
-            for received in self._direct():
-                rows += received.part.rows
-                yield received
-            return
-        for received in self._remaining(rows):
-            received.part.first_row += rows
-            yield received
-
-    def _direct(self) -> Iterator[Received]:
-        request = self._request.SerializeToString()
-        line = self._asked(request)
-        whole = False
         try:
-            while (message := line.receive()) is not None:
-                received = parse_fetched(message)
-                if not _is_intact(received):
-                    # Over gRPC the server looks at it, and mends what it finds.
-                    self._port.fault("sends damaged frames")
-                    raise _NotThisWay
+            with closing(self._direct()) as direct:
+                for received in direct:
+                    rows += received.part.rows
+                    yield received
+        except _NotThisWay:
+            pass
+        if rows < len(self._request.transition_ids):
+            for received in self._remaining(rows):
+                received.part.first_row += rows
                 yield received
-            whole = True
-        except OSError as error:
-            self._check_cancelled(error)
-            self._port.fault(f"broke off ({error})")
-            raise _NotThisWay from error
-        except DecodeError as error:
-            raise Corrupt(f"{self._port.name}: a message of its direct port is none") from error
-        finally:
-            with self._lock:
-                self._line = None
-            if whole and not self._cancelled:
-                self._port.give_back(line)
-            else:
-                line.close()
 
-    def _asked(self, request: bytes) -> _Line:
-        """A connection on which the request is on its way."""
-        while True:
-            line, used = self._port.take()
-            with self._lock:
-                self._line = line
-            self._check_cancelled()
+    def _direct(self) -> Generator[Received]:
+        """What comes this way; all rows, unless it raises.
+
+        Raises:
+            _NotThisWay: The rest does not.
+            Cancelled: The call was called off.
+        """
+        request, wanted = self._request.SerializeToString(), len(self._request.transition_ids)
+        rows, again = 0, True
+        while again:
+            # One that was used before may have been closed meanwhile, which shows only now.
+            line, again = self._take()
+            usable = False
             try:
                 line.ask(request)
+                while rows < wanted:
+                    message = line.receive()
+                    again = False
+                    received = self._received(message)
+                    rows += received.part.rows
+                    yield received
+                line.receive_end()
+                usable, again = True, False
+            except Refused as refused:
+                usable = True
+                raise _NotThisWay from refused
             except OSError as error:
-                line.close()
                 self._check_cancelled(error)
-                if not used:
+                if not again:
+                    self._port.fault(f"broke off ({error})")
                     raise _NotThisWay from error
-            else:
-                return line
+            except Corrupt as error:
+                # Over gRPC the server looks at its frames, and mends what it finds.
+                self._port.rest(error.message)
+                raise _NotThisWay from error
+            finally:
+                self._let_go(line, usable=usable)
+
+    def _received(self, message: memoryview | None) -> Received:
+        if message is None:
+            raise ConnectionError("its answer ended too soon")
+        try:
+            received = parse_fetched(message)
+        except DecodeError as error:
+            raise Corrupt(f"sends what is no message: {error}") from error
+        if not _is_intact(received):
+            raise ConnectionError("its frames are damaged")
+        return replace(received, direct=True)
+
+    def _take(self) -> tuple[Line, bool]:
+        """A connection that is there, and whether it was used before."""
+        if self._port.is_resting():
+            raise _NotThisWay
+        line = self._port.take_idle()
+        used = line is not None
+        try:
+            line = line or self._port.new()
+            with self._lock:
+                cancelled = self._cancelled
+                self._line = None if cancelled else line
+            if cancelled:
+                line.close()
+                raise self._called_off()
+            if not used:
+                line.connect(self._port.replica_id)
+        except OSError as error:
+            if line is not None:
+                self._let_go(line, usable=False)
+            self._check_cancelled(error)
+            self._port.rest(error)
+            raise _NotThisWay from error
+        return line, used
+
+    def _let_go(self, line: Line, *, usable: bool) -> None:
+        with self._lock:
+            self._line = None
+            usable = usable and not self._cancelled
+        if usable:
+            self._port.give_back(line)
+        else:
+            line.close()
 
     def _remaining(self, rows: int) -> Iterable[Received]:
         request = self._request
@@ -218,14 +270,12 @@ class DirectFetch:
             request.CopyFrom(self._request)
             del request.transition_ids[:rows]
         with self._lock:
-            cancelled = self._cancelled
-            if not cancelled:
-                self._rest = self._over_grpc(request)
-        if cancelled:
-            raise self._called_off()
+            if self._cancelled:
+                raise self._called_off()
+            self._rest = self._over_grpc(request)
         return self._rest
 
-    def _check_cancelled(self, error: OSError | None = None) -> None:
+    def _check_cancelled(self, error: OSError) -> None:
         if self._cancelled:
             raise self._called_off() from error
 
@@ -248,80 +298,3 @@ def _is_intact(received: Received) -> bool:
             return False
         begin = end
     return True
-
-
-class _Line:
-    """A connection: one call at a time.
-
-    Raises:
-        OSError: Nobody answers there, or another one.
-    """
-
-    def __init__(self, address: tuple[str, int], replica_id: int) -> None:
-        self._socket = socket.create_connection(address, timeout=_CONNECT_S)
-        try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            hello = HELLO.pack(MAGIC, replica_id)
-            self._socket.sendall(hello)
-            self._buffer = bytearray(_FIRST_BUFFER_BYTES)
-            self._hear(hello)
-            self._socket.settimeout(None)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def ask(self, request: bytes) -> None:
-        """Send a request."""
-        self._socket.sendall(SIZE.pack(len(request)) + request)
-
-    def receive(self) -> memoryview | None:
-        """The next message of the answer, None at its end; valid until the next call.
-
-        Raises:
-            OSError: The connection broke off.
-            _NotThisWay: The server leaves the rest to gRPC.
-            Corrupt: A message is larger than any may be.
-        """
-        view = memoryview(self._buffer)
-        self._fill(view[: SIZE.size])
-        (size,) = SIZE.unpack_from(self._buffer)
-        if size == END:
-            return None
-        if size == REFUSED:
-            raise _NotThisWay
-        if size > MAX_MESSAGE_BYTES:
-            raise Corrupt(f"a message of {size} bytes arrives, at most {MAX_MESSAGE_BYTES} may")
-        if size > len(self._buffer):
-            self._buffer = bytearray(size)
-            view = memoryview(self._buffer)
-        self._fill(view[:size])
-        return view[:size]
-
-    def shrink(self) -> None:
-        """Keep no more memory than usual messages take."""
-        if len(self._buffer) > _KEPT_BUFFER_BYTES:
-            self._buffer = bytearray(_FIRST_BUFFER_BYTES)
-
-    def shut(self) -> None:
-        """Make a thread that waits here go on, with an error."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close it; no other thread may use it."""
-        self._socket.close()
-
-    def _hear(self, hello: bytes) -> None:
-        view = memoryview(self._buffer)[: len(hello)]
-        self._fill(view)
-        if bytes(view) != hello:
-            raise ConnectionError("something else answers there")
-
-    def _fill(self, view: memoryview) -> None:
-        # In one system call, without the interpreter's lock, however many segments it takes.
-        while view:
-            count = self._socket.recv_into(view, len(view), socket.MSG_WAITALL)
-            if not count:
-                raise ConnectionError("the connection was closed")
-            view = view[count:]

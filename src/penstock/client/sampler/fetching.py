@@ -225,7 +225,7 @@ class BatchFetch:
         if replica.described is not None:
             rows, local = rows[: replica.described.max_ids], local[: replica.described.max_ids]
         # Columns are small: a second connection would cost more than it saves.
-        direct = replica.direct if self._with_frames else None
+        direct = replica.direct if self._row_bytes else None
         call = Call(replica, replica.connection, direct, holding.version, rows, local, now, now)
         self._in_flight.append(call)
         self._asked[rows] += 1
@@ -304,17 +304,20 @@ class BatchFetch:
                     self._decoding -= 1
                 (self._done if ok else self._claimed)[taken] = ok
                 if ok:
-                    self._note_part(call, stop, len(taken), len(received.data))
+                    self._note_part(call, stop, len(taken), received)
                 # Who waits is not woken for every message: when a call, the batch, or what was
                 # still being decoded at its end is finished.
                 finished = stop == len(call.rows) or self._done.all()
                 if finished or not ok or (self._closed and not self._decoding):
                     self._changed.notify_all()
 
-    def _note_part(self, call: Call, stop: int, taken: int, wire_bytes: int) -> None:
+    def _note_part(self, call: Call, stop: int, taken: int, received: Received) -> None:
         """Take the rows up to ``stop`` into the books, of which ``taken`` were wanted."""
         late = stop - call.brought - taken
         call.brought = stop
+        wire_bytes = len(received.data)
+        if received.direct:
+            self._shared.transfer.add(direct_bytes=wire_bytes)
         self._shared.transfer.add_rows(
             call.replica.name, taken, wire_bytes, taken * self._row_bytes
         )

@@ -143,6 +143,13 @@ class Fleet:
             replica.next_try = 0.0
             self._wake.set()
 
+    def _note_direct_fault(self, replica: Replica) -> None:
+        """Another process may be there by now, which calls over gRPC do not show."""
+        with self.changed:
+            replica.next_try = min(replica.next_try, time.monotonic())
+        if self.on_direct_fault is not None:
+            self.on_direct_fault()
+
     def close(self) -> None:
         """End all threads and connections; calls in flight fail."""
         with self.changed:
@@ -258,7 +265,7 @@ class Fleet:
         replica.described = described
         replica.next_try = time.monotonic() + DESCRIBE_EVERY_S
         if self.on_direct_fault is not None:
-            replica.offer_direct(described, self.on_direct_fault)
+            replica.offer_direct(described, partial(self._note_direct_fault, replica))
         if self.union is None:
             replica.state = State.LIVE
             return

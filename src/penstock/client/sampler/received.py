@@ -27,10 +27,12 @@ class Received:
     Attributes:
         part: All of it but the data of its observations.
         data: That data, within the message that arrived.
+        direct: Whether it came over a direct port.
     """
 
     part: pb.BatchPart
     data: memoryview
+    direct: bool = False
 
 
 def parse_fetched(message: bytes | memoryview) -> Received:

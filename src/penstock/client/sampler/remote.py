@@ -149,7 +149,7 @@ class RemoteSampler:
         *,
         with_frames: bool = True,
     ) -> NDArray[np.bool_]:
-        """Fetch some rows over gRPC; false where one of them was skipped, ``(n,) bool``."""
+        """Fetch some rows; false where one of them was skipped, ``(n,) bool``."""
         return BatchFetch(
             self._fetching,
             ids,

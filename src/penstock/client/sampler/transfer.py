@@ -28,6 +28,7 @@ class TransferStatistics:
     Attributes:
         raw_bytes: Frames after decoding, those of the same machine's cache included.
         wire_bytes: Frames as they were sent.
+        direct_bytes: Those of them that came over direct ports.
         local_bytes: Frames that were read from the same machine's cache, after decoding.
         batches: Batches that were given out.
         retries: Attempts that were made again, whatever the cause.
@@ -46,6 +47,7 @@ class TransferStatistics:
 
     raw_bytes: int = 0
     wire_bytes: int = 0
+    direct_bytes: int = 0
     local_bytes: int = 0
     batches: int = 0
     retries: int = 0
