@@ -12,8 +12,8 @@ from pathlib import Path
 
 import network_namespaces
 import pytest
-from navigation_ppo.settings import BAR_SUCCESS, Settings
 from navigation_chaos import TwoMachines, lines_of
+from navigation_ppo.settings import BAR_SUCCESS, Settings
 
 import penstock
 from penstock.client.rollout import open_rollouts

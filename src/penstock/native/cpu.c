@@ -1,7 +1,7 @@
 /* Which instructions this CPU has. */
 #include "kernels.h"
 
-int ps_abi(void) { return 7; }
+int ps_abi(void) { return 8; }
 
 int ps_best_level(void) {
 #ifdef PS_X86
