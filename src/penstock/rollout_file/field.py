@@ -15,7 +15,7 @@ from penstock.rollout_file.limits import Limits
 
 __all__ = ["Field", "fields_from", "fields_to", "grid"]
 
-_LEAST_SEGMENT_BYTES = 16 << 10
+_LEAST_SEGMENT_BYTES = 32 << 10
 _MOST_SEGMENT_BYTES = 1 << 20
 _ENVS = 8
 _MOST_STEPS = 64

@@ -35,7 +35,7 @@ def written(codec):
         "state": state,
         "next/state": after,
         "done": rng.random((17, 40)) < 0.1,
-        "image": numbers(rng, "still", "uint8", (17, 40, 5, 7)),
+        "image": numbers(rng, "still", "uint8", (17, 40, 5, 14)),
         "wide": numbers(rng, "smooth", "int64", (17, 40, 3)),
     }
     return encoded(leaves, Encoding(codec), meta={"by": "test"})[0]
