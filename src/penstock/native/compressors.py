@@ -74,7 +74,7 @@ def _load(extension: str, names: tuple[str, ...]) -> ctypes.CDLL | None:
     if found is None or found.origin is None:
         return _absent(extension, "it is not there")
     try:
-        library = ctypes.CDLL(found.origin)
+        library = ctypes.CDLL(None if found.origin == "built-in" else found.origin)
     except OSError as error:
         return _absent(extension, str(error))
     missing = [name for name in names if not hasattr(library, name)]

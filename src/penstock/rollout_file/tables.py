@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
@@ -25,7 +24,6 @@ _KEPT_CODERS = 32
 _KEPT_BYTES = 32 << 20
 
 _free: list[RolloutCoder] = []
-_lock = threading.Lock()
 
 
 def distances(shape: Sequence[int]) -> list[int]:
@@ -61,11 +59,11 @@ def lines_of(fields: Sequence[Field], found: Segments) -> NDArray[np.void]:
 @contextmanager
 def borrowed_coder() -> Generator[RolloutCoder]:
     """A coder that nobody else uses meanwhile; its memory is kept for the next one."""
-    with _lock:
-        coder = _free.pop() if _free else None
-    coder = coder or RolloutCoder()
+    # No lock, which a fork might copy while it is held: each of these operations is whole.
+    try:
+        coder = _free.pop()
+    except IndexError:
+        coder = RolloutCoder()
     yield coder
-    if coder.memory_bytes <= _KEPT_BYTES:
-        with _lock:
-            if len(_free) < _KEPT_CODERS:
-                _free.append(coder)
+    if coder.memory_bytes <= _KEPT_BYTES and len(_free) < _KEPT_CODERS:
+        _free.append(coder)
