@@ -41,7 +41,7 @@ def write_docs() -> Any:
 
 def tables_of(found: Mapping[str, Any]) -> str:
     """All tables of a run, as Markdown."""
-    parts = (_goals, _codecs, _transfers, _stages, _advice, _pulls, _not_run, _machine)
+    parts = (_goals, _calibrated, _codecs, _transfers, _stages, _advice, _pulls, _not_run, _machine)
     return "\n\n".join(text for text in (part(found) for part in parts) if text)
 
 
@@ -56,6 +56,25 @@ def _goals(found: Mapping[str, Any]) -> str:
                 "" if goal.is_met(found) else "missed",
             )
             for goal in GOALS
+        ),
+    )
+
+
+def _calibrated(found: Mapping[str, Any]) -> str:
+    def row(way: str, text: str) -> tuple[str, ...]:
+        figures = found["calibrated"][way]
+        speeds = (f"{figures[name]:.0f}" for name in ("in_mb_s", "out_mb_s") if name in figures)
+        return (text, f"{figures['ratio']:.2f}", *speeds)
+
+    natural = row("natural_lz4", "LZ4 in the natural layout, observations")
+    return markdown_table(
+        ("lidar with a reach of 3.1 m", "ratio", "MB/s in, one core", "MB/s out"),
+        (
+            (*natural, "", ""),
+            row("lz4", "LZ4, observations"),
+            row("zstd", "zstd, observations"),
+            row("next", "LZ4, `next` rebuilt, all fields"),
+            row("zstd_next", "zstd, `next` rebuilt, all fields"),
         ),
     )
 

@@ -26,6 +26,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from calibrated import time_calibrated
 from codecs_in_turn import time_codecs
 from document import write_docs
 from goals import GOALS, KEYS, compare
@@ -101,6 +102,8 @@ class Bench:
                 turns=self._amount.codec_turns,
                 say=status.update,
             )
+            status.update("codecs, rollouts as regular as those of the wanted figures")
+            self.found["calibrated"] = time_calibrated(ENVS, STEPS, SEED, self._amount.codec_turns)
         self.not_run |= failed
 
     def transfers(self) -> None:

@@ -63,7 +63,7 @@ def collect(envs: NavigationEnvs, act: Act, steps: int) -> Rollout:
     } | {name: np.stack(arrays, axis=1) for name, arrays in rows.items()}
 
 
-def collect_random(envs: int, steps: int, seed: int) -> Rollout:
+def collect_random(envs: int, steps: int, seed: int, *, reach_m: float = RANGE_M) -> Rollout:
     """A rollout of a mediocre policy, its episodes at different ages; the same for the same seed.
 
     About 820 bytes of observation a step, and as much again of next observation.
@@ -72,8 +72,9 @@ def collect_random(envs: int, steps: int, seed: int) -> Rollout:
         envs: Environments.
         steps: Steps of each.
         seed: Of environments and policy.
+        reach_m: How far the lidar sees.
     """
-    simulated = NavigationEnvs(envs, seed)
+    simulated = NavigationEnvs(envs, seed, reach_m=reach_m)
     act = mediocre_policy(np.random.default_rng([seed, 1]))
     for _ in range(_WARM_UP_STEPS):
         simulated.step(act(simulated.observe())[0])

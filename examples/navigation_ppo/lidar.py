@@ -12,7 +12,7 @@ AZIMUTHS = np.arange(36) * (2 * np.pi / 36)
 ELEVATIONS = np.deg2rad(np.array([-15.0, -5.0, 5.0, 15.0]))
 """``(4,)`` radians above the horizon."""
 RANGE_M = 4.0
-"""What is further away, along the ray, is not seen; such a ray says exactly this."""
+"""How far the robot's own sees; a ray that meets nothing says exactly this."""
 
 _SLOPE = np.tan(ELEVATIONS)
 _LENGTH = 1 / np.cos(ELEVATIONS)
@@ -25,6 +25,7 @@ def scan(
     centre: NDArray[np.float64],
     radius: NDArray[np.float64],
     height: NDArray[np.float64],
+    reach_m: float = RANGE_M,
 ) -> NDArray[np.float32]:
     """Measure the distance along each ray of each robot.
 
@@ -34,18 +35,19 @@ def scan(
         centre: ``(envs, obstacles, 2)`` metres.
         radius: ``(envs, obstacles)`` metres.
         height: ``(envs, obstacles)`` metres, from the ground.
+        reach_m: What is further away, along the ray, is not seen.
 
     Returns:
-        ``(envs, 36, 4) float32`` metres, at most :data:`RANGE_M`.
+        ``(envs, 36, 4) float32`` metres, at most ``reach_m``.
     """
-    ranges = np.full((len(position), len(AZIMUTHS), len(ELEVATIONS)), RANGE_M)
+    ranges = np.full((len(position), len(AZIMUTHS), len(ELEVATIONS)), reach_m)
     to_ground = position[:, 2, None] / -np.sin(ELEVATIONS[_FALLS])
-    ranges[..., _FALLS] = np.minimum(RANGE_M, to_ground)[:, None, :]
+    ranges[..., _FALLS] = np.minimum(reach_m, to_ground)[:, None, :]
 
     # Most obstacles are out of range, and of those that are not, most rays pass by.
     offset = centre - position[:, None, :2]
     distance_squared = np.square(offset).sum(-1)
-    env, obstacle = np.nonzero(distance_squared < np.square(RANGE_M + radius))
+    env, obstacle = np.nonzero(distance_squared < np.square(reach_m + radius))
     dx, dy = offset[env, obstacle].T[:, :, None]
     gap = (distance_squared - np.square(radius))[env, obstacle][:, None]
     angle = yaw[:, None] + AZIMUTHS

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from navigation_ppo.field import DRAWS, FIELD_RADIUS_M, MOVING, Fields, Floats, lay_out
-from navigation_ppo.lidar import scan
+from navigation_ppo.lidar import RANGE_M, scan
 
 __all__ = ["ACTION_DIM", "HORIZON", "NavigationEnvs", "Observation", "Step"]
 
@@ -93,6 +93,7 @@ class NavigationEnvs:
         count: Environments.
         seed: Of all of them; several numbers are one seed together.
         first: Number of the first one.
+        reach_m: How far the lidar sees.
 
     Attributes:
         fields: The present fields.
@@ -101,7 +102,15 @@ class NavigationEnvs:
         elapsed: ``(envs,)`` steps of the present episode.
     """
 
-    def __init__(self, count: int, seed: int | Sequence[int], *, first: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int | Sequence[int],
+        *,
+        first: int = 0,
+        reach_m: float = RANGE_M,
+    ) -> None:
+        self._reach_m = reach_m
         self._dice = [
             np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(first + env,)))
             for env in range(count)
@@ -211,7 +220,8 @@ class NavigationEnvs:
             to_goal[:, 2:],
             _turned(self.velocity[envs], -yaw),
         )
-        lidar = scan(position, yaw, fields.centre[envs], fields.radius[envs], fields.height[envs])
+        cylinders = fields.centre[envs], fields.radius[envs], fields.height[envs]
+        lidar = scan(position, yaw, *cylinders, self._reach_m)
         return {
             "state": np.concatenate(state, -1).astype(np.float32),
             "lidar": lidar[:, None],
