@@ -125,8 +125,7 @@ def collect(
     from navigation_ppo.collector import Collector
     from navigation_ppo.journal import Journal
     from penstock import open_checkpoints
-    from penstock.client.rollout import open_rollouts
-    from penstock.rollout_file import Encoding
+    from penstock.rollouts import Encoding, open_rollouts
 
     _one_thread()
     with (
@@ -183,7 +182,7 @@ def train(
     from navigation_ppo.table import heading, line_of, verdict
     from navigation_ppo.trainer import Trainer
     from penstock import open_checkpoints
-    from penstock.client.rollout import open_rollouts
+    from penstock.rollouts import open_rollouts
 
     _one_thread()
     settings = Settings(seed=seed, rollouts=rollouts, envs=envs)

@@ -14,9 +14,8 @@ from navigation_ppo.network import ActorCritic
 from navigation_ppo.ppo import dice_of, policy_of
 from navigation_ppo.settings import Settings
 from penstock import CheckpointClient
-from penstock.client.rollout import RolloutClient
 from penstock.errors import LimitExceeded
-from penstock.rollout_file import Encoding
+from penstock.rollouts import Encoding, RolloutClient
 
 __all__ = ["Collector"]
 

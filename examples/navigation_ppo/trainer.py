@@ -11,8 +11,9 @@ from navigation_ppo.journal import Journal, checksum
 from navigation_ppo.ppo import Learner
 from navigation_ppo.settings import Settings
 from penstock import CheckpointClient
-from penstock.client.rollout import Pulled, RolloutClient
+from penstock.client.rollout import Pulled
 from penstock.errors import Corrupt, InvalidInput, NotFound, TimedOut
+from penstock.rollouts import RolloutClient
 from penstock.streams import StreamSettings, Take, Which
 
 __all__ = ["CONSUMER", "QUEUE", "Record", "Trainer"]

@@ -16,7 +16,7 @@ from navigation_chaos import TwoMachines, lines_of
 from navigation_ppo.settings import BAR_SUCCESS, Settings
 
 import penstock
-from penstock.client.rollout import open_rollouts
+from penstock.rollouts import open_rollouts
 
 ROOT = Path(__file__).resolve().parents[2]
 

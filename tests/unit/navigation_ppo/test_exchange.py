@@ -15,9 +15,8 @@ from navigation_ppo.settings import Settings
 from navigation_ppo.trainer import CONSUMER, Trainer
 
 import penstock
-from penstock.client.rollout import open_rollouts
 from penstock.errors import InvalidInput
-from penstock.rollout_file import Encoding
+from penstock.rollouts import Encoding, open_rollouts
 from penstock.streams import StreamSettings, Take, Which
 
 RUN = "unit"
