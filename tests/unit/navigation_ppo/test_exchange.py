@@ -265,7 +265,6 @@ def test_a_collector_that_dies_goes_on_where_the_stream_ends(trainer, collector,
 def test_a_collector_that_begins_again_does_not_live_through_the_same_again(
     trainer, collector, streams, checkpoints
 ):
-    trainer(checkpoints=Mortal(checkpoints, "save", after=True))
     with pytest.raises(Killed):
         trainer(checkpoints=Mortal(checkpoints, "save", after=True)).train(lambda record: None)
     streams.configure(RUN, StreamSettings())
