@@ -12,8 +12,8 @@ from pathlib import Path
 
 import network_namespaces
 import pytest
-from navigation_chaos import TwoMachines, lines_of
 from navigation_ppo.settings import BAR_SUCCESS, Settings
+from two_machines import TwoMachines, lines_of
 
 import penstock
 from penstock.rollouts import open_rollouts

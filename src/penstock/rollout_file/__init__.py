@@ -1,6 +1,6 @@
 """The rollout file: named tensors ``[env, time, ...]`` in segments that can be read alone.
 
-docs/rollouts.md has its format.
+docs/rollouts-format.md has its format.
 """
 
 from penstock.rollout_file.decoder import Decoder

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class RolloutServiceStub(object):
     """Keeps streams of rollouts. A stream is an ordered history; a rollout is one file of it, which this
-    service stores and sends in parts but never decodes: its format is in docs/rollouts.md. The
+    service stores and sends in parts but never decodes: its format is in docs/rollouts-format.md. The
     checkpointer offers this service beside checkpoints.
 
     Names (streams, producers, consumers, members) are letters, digits, '.', '_' and '-', at most 128.
@@ -93,7 +93,7 @@ class RolloutServiceStub(object):
 
 class RolloutServiceServicer(object):
     """Keeps streams of rollouts. A stream is an ordered history; a rollout is one file of it, which this
-    service stores and sends in parts but never decodes: its format is in docs/rollouts.md. The
+    service stores and sends in parts but never decodes: its format is in docs/rollouts-format.md. The
     checkpointer offers this service beside checkpoints.
 
     Names (streams, producers, consumers, members) are letters, digits, '.', '_' and '-', at most 128.
@@ -267,7 +267,7 @@ def add_RolloutServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RolloutService(object):
     """Keeps streams of rollouts. A stream is an ordered history; a rollout is one file of it, which this
-    service stores and sends in parts but never decodes: its format is in docs/rollouts.md. The
+    service stores and sends in parts but never decodes: its format is in docs/rollouts-format.md. The
     checkpointer offers this service beside checkpoints.
 
     Names (streams, producers, consumers, members) are letters, digits, '.', '_' and '-', at most 128.
