@@ -202,7 +202,7 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
 def measure_variant(
     data: DataSet, name: str, turns: int, batches: int, **settings: str | int
 ) -> dict[str, Any]:
-    """Batches over gRPC with other settings or data."""
+    """Batches over loopback with other settings or data."""
     with served(data, name, **settings) as (server, sampler):
         if settings.get("cache_dir") != "none":
             folder = Path(settings.get("cache_dir", CACHES / data.name))
@@ -215,7 +215,7 @@ def measure_variant(
         transfer = sampler.transfer
         ratio = transfer.raw_bytes / max(1, transfer.wire_bytes)
     return {
-        f"{name}_grpc_ms": median_ms(timing.wall),
+        f"{name}_network_ms": median_ms(timing.wall),
         f"{name}_server_cpu_ms": median_ms(timing.server_cpu),
         f"{name}_ratio": ratio,
     }

@@ -127,7 +127,9 @@ def write_hundred_million(folder: Path) -> None:
     whole.touch()
 
 
-def measure(name: str, data: str, side: int, pull: Pull, fill: Pull | None) -> dict[str, float]:
+def measure(
+    name: str, data: str, side: int, pull: Pull, fill: Pull | None, *, direct: bool = True
+) -> dict[str, float]:
     """Serve ``data``, pull from it, and say what the server took.
 
     Args:
@@ -136,13 +138,15 @@ def measure(name: str, data: str, side: int, pull: Pull, fill: Pull | None) -> d
         side: Height and width of the images that are asked for.
         pull: Takes batches and says how many.
         fill: Called before it; what the server takes meanwhile does not count.
+        direct: Whether batches come over the direct port where that can be.
     """
     begun = time.perf_counter()
     log = DATA / "logs" / f"memory-{name}.log"
-    with running_server(data, log, cache_dir=_CACHES / name) as server:
+    with running_server(data, log, cache_dir=_CACHES / name.removesuffix("_grpc")) as server:
         memory = PeakMemory(server)
         server.wait_until_serving()
-        with open_sampler(server.target, image_size=(side, side), local=False) as sampler:
+        ways = {"local": False, "direct": direct}
+        with open_sampler(server.target, image_size=(side, side), **ways) as sampler:
             open_s = time.perf_counter() - begun
             opened_mb = anonymous_bytes(server.tree) / 1e6
             opening_mb = memory.restart()
@@ -200,7 +204,7 @@ def main() -> None:
         return touch_all(sampler, plan, _CACHES / "cached_1m")
 
     found: dict[str, dict[str, float]] = {}
-    limits = {"serving_1m": LIMIT_SERVING_MB, "cached_1m": LIMIT_SERVING_MB}
+    limits = dict.fromkeys(("serving_1m", "cached_1m", "cached_1m_grpc"), LIMIT_SERVING_MB)
     limits["index_100m"] = LIMIT_INDEX_MB
     shutil.rmtree(_CACHES, ignore_errors=True)
     if options.only != "index":
@@ -209,6 +213,9 @@ def main() -> None:
         data = f"{folder}/*.hdf5"
         found["serving_1m"] = measure("serving_1m", data, 224, pull, None)
         found["cached_1m"] = measure("cached_1m", data, 224, pull_cached, fill)
+        found["cached_1m_grpc"] = measure(
+            "cached_1m_grpc", data, 224, pull_cached, None, direct=False
+        )
     if options.only != "serving":
         folder = DATA / "hundred-million"
         write_hundred_million(folder)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import random
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -38,6 +40,8 @@ _STREAMS = 4
 _SIZE = (64, 64)
 _PLAN = Plan(batch_size=16, split="all")
 _STEADY_PLAN = replace(_PLAN, mixture=(("steady/*", 1.0),))
+_CACHED_PLAN = replace(_PLAN, mixture=(("steady/000*", 1.0),))
+"""Of one recording, so that whole batches are cached: only such ones come over a direct port."""
 
 
 def sample_all_day(target: str) -> None:
@@ -48,14 +52,19 @@ def sample_all_day(target: str) -> None:
 
 
 def come_and_go(target: str) -> None:
-    """Open the dataset as it is, draw some batches, close it; half of the time over the wire."""
+    """Open the dataset as it is, draw some batches, close it; half of the time over the wire.
+
+    Half of that over gRPC alone.
+    """
     dice = random.Random(1)  # noqa: S311 - dice, no secret
     for number in itertools.count():
         try:
+            ways = {"local": bool(number % 2), "direct": number % 4 == 0}
+            plan = _CACHED_PLAN if ways["direct"] else _PLAN
             with open_sampler(
-                target, image_size=_SIZE, retry_s=20, on_lost="fail", local=bool(number % 2)
+                target, image_size=_SIZE, retry_s=20, on_lost="fail", **ways
             ) as client:
-                _draw(client, dice.randrange(1, 40), replace(_PLAN, seed=number))
+                _draw(client, dice.randrange(1, 40), replace(plan, seed=number))
         except PenstockError as error:
             _tell(f"sessions that {error.reason or type(error).__name__} ended")
         _tell("sessions")
@@ -74,7 +83,8 @@ def misbehave(target: str) -> None:
     with grpc.insecure_channel(address) as channel:
         stub = SamplerServiceStub(channel)
         while True:
-            version = stub.GetDataset(pb.GetDatasetRequest()).dataset.version
+            described = stub.GetDataset(pb.GetDatasetRequest())
+            version = described.dataset.version
             absurd = (
                 {"transition_ids": [0], "dataset_version": "unknown"},
                 {"transition_ids": [0], "frame_spec": huge},
@@ -88,9 +98,36 @@ def misbehave(target: str) -> None:
             for stream in streams:
                 with suppress(grpc.RpcError):
                     next(stream)
-            time.sleep(2 * STALL_S)  # not a read, for longer than a server waits
+            with ExitStack() as stack:
+                for wanted in _NONSENSE, _many(version):
+                    with suppress(OSError):
+                        stack.enter_context(_direct(address, described)).sendall(wanted)
+                    _tell("absurd requests")
+                time.sleep(2 * STALL_S)  # not a read, for longer than a server waits
             for stream in streams:
                 stream.cancel()
+
+
+_NONSENSE = struct.pack("<I", 1 << 16) + bytes(range(256)) * 256
+"""A request that is none."""
+
+
+def _direct(address: str, described: pb.GetDatasetResponse) -> socket.socket:
+    """A connection to a direct port that has said its hello."""
+    connection = socket.create_connection((address.rpartition(":")[0], described.direct_port), 10)
+    connection.sendall(struct.pack("<8sQ", b"PSDIRECT", described.replica_id))
+    return connection
+
+
+def _many(version: str) -> bytes:
+    """As many transitions as one request may have, behind its size."""
+    request = pb.FetchRequest(
+        dataset_version=version,
+        transition_ids=[number % 100 for number in range(65_536)],
+        frame_spec=pb.FrameSpec(height_px=_SIZE[0], width_px=_SIZE[1]),
+        accepted_codecs=ACCEPTED_CODECS,
+    ).SerializeToString()
+    return struct.pack("<I", len(request)) + request
 
 
 def read_until_killed(target: str) -> None:

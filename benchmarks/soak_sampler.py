@@ -2,7 +2,8 @@
 
 Run: ``make soak-sampler``. Two servers serve recordings that come, go and change, with frame caches
 that hold about half of them. One client samples all the time, another one opens and closes the
-dataset again and again; others stop reading, ask for absurd sizes, or are killed as they read;
+dataset again and again, by all ways in turn; others stop reading, ask for absurd sizes, over gRPC
+and at the direct port, or are killed as they read;
 cached files are damaged, and aged so that they are evicted. ``A_DAY`` says how often: what a day
 of ordinary use brings. Once a second it is noted what the servers and the two good clients hold.
 After a warm-up of a fifth of the time, the median of the first quarter is compared with that of the
@@ -42,6 +43,7 @@ from soak_clients import STALL_S, Clients
 A_DAY_MINUTES = 20.0
 A_DAY = {
     "batches": 86_400,
+    "direct answers": 1_440,
     "sessions": 288,
     "killed clients": 48,
     "stalled streams": 96,
@@ -172,6 +174,8 @@ def counted(server: Server, port: int) -> Counter[str]:
         "penstock_sampler_cache_evictions_total": "evictions",
         "penstock_sampler_cache_rebuilds_total": "rebuilds",
         "penstock_sampler_stalled_streams_total": "stalled streams",
+        "penstock_sampler_direct_answers_total": "direct answers",
+        "penstock_sampler_direct_refusals_total": "direct refusals",
     }
     found: Counter[str] = Counter()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:

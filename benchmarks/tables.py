@@ -21,21 +21,34 @@ _BATCH_ROWS = {
     "baseline": "hand-written buffer: h5py and OpenCV in the training process",
     "drop_in": "`MultimodalReplayBuffer.sample`, embedded",
     "embedded": "embedded, prefetched",
-    "grpc": "**gRPC over loopback**, prefetched",
-    "grpc_alone": "gRPC over loopback, one batch at a time",
+    "network": "**over loopback**, prefetched",
+    "network_alone": "over loopback, one batch at a time",
+    "grpc": "over loopback, gRPC alone, prefetched",
+    "grpc_alone": "over loopback, gRPC alone, one batch at a time",
     "same_host": "**same host**, prefetched",
     "one_copy": "floor: one copy of the batch in memory, one thread",
     "one_copy_2_threads": "floor: the same, two threads",
     "socket": "floor: the batch through a TCP socket",
     "socket_encoded": "floor: the encoded batch through a TCP socket",
-    "cold": "**cold disk**, gRPC",
+    "cold": "**cold disk**, over loopback",
+    "cold_grpc": "cold disk, over loopback, gRPC alone",
     "cold_same_host": "cold disk, same host",
     "cold_embedded": "cold disk, embedded",
     "cold_disk": "floor: the encoded bytes past the page cache, eight reads in flight",
-    "rendered_grpc": "rendered frames, gRPC",
-    "lz4_grpc": "camera frames held to LZ4, gRPC",
-    "on_the_fly_grpc": "no frame cache, gRPC",
+    "rendered_network": "rendered frames, over loopback",
+    "lz4_network": "camera frames held to LZ4, over loopback",
+    "on_the_fly_network": "no frame cache, over loopback (gRPC, as nothing is cached)",
 }
+_CPU_ROWS = {
+    "baseline": "hand-written buffer",
+    "server": "server, over loopback",
+    "client": "client, over loopback",
+    "grpc_server": "server, gRPC alone",
+    "grpc_client": "client, gRPC alone",
+    "same_host": "client, same host",
+    "same_host_server": "server, same host",
+}
+_OUR_WAYS = {"network": "**Penstock**", "grpc": "Penstock, gRPC alone"}
 _PEERS = {
     "torch_dataloader": "torch DataLoader over h5py",
     "grain": "grain",
@@ -50,6 +63,7 @@ _PEERS = {
 _MEMORY_ROWS = {
     "serving_1m": "1 M transitions, read from the recordings while their frames are cached",
     "cached_1m": "1 M transitions, frames cached",
+    "cached_1m_grpc": "the same, gRPC alone",
     "index_100m": "100 M transitions",
 }
 
@@ -79,11 +93,9 @@ def _sampler(found: dict[str, Any]) -> str:
     cpu = markdown_table(
         ("CPU of a batch", "ms"),
         (
-            ("hand-written buffer", f"{found['baseline_cpu_ms']:.1f}"),
-            ("server, gRPC", f"{found['server_cpu_ms']:.1f}"),
-            ("client, gRPC", f"{found['client_cpu_ms']:.1f}"),
-            ("client, same host", f"{found['same_host_cpu_ms']:.1f}"),
-            ("server, same host", f"{found['same_host_server_cpu_ms']:.1f}"),
+            (text, f"{found[f'{name}_cpu_ms']:.1f}")
+            for name, text in _CPU_ROWS.items()
+            if f"{name}_cpu_ms" in found
         ),
     )
     starts = markdown_table(
@@ -104,8 +116,9 @@ def _sampler(found: dict[str, Any]) -> str:
 
 
 def _peers(found: dict[str, Any]) -> str:
-    ours = found["grpc_ms"]
-    rows = [("**Penstock over gRPC**", f"{ours:.0f}", "1.00", "", "")]
+    ways = {text: found[f"{way}_ms"] for way, text in _OUR_WAYS.items() if f"{way}_ms" in found}
+    ours = next(iter(ways.values()))
+    rows = [(text, f"{wall:.0f}", f"{wall / ours:.2f}", "", "") for text, wall in ways.items()]
     timed = {name: found[name] for name in _PEERS if name in found}
     for name, wall in sorted(timed.items(), key=lambda item: item[1]):
         easier = found["resized_offline_ms"].get(name)
@@ -131,6 +144,7 @@ def _memory(found: dict[str, Any]) -> str:
         (
             (text, f"{found[name]['peak_mb']:.0f}", f"{found[name]['opened_mb']:.0f}")
             for name, text in _MEMORY_ROWS.items()
+            if name in found
         ),
     )
     return "\n\n".join((table, _machine(found)))

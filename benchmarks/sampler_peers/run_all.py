@@ -1,4 +1,4 @@
-"""Time every peer and Penstock over gRPC at the same task, each in an environment of its own.
+"""Time every peer and Penstock over loopback at the same task, each in its own environment.
 
 Run: ``make bench-sampler-peers``, or ``python benchmarks/sampler_peers/run_all.py grain ray`` for a
 few. Peers run one after the other, Penstock before and after them. What favours whom stands at the
@@ -27,13 +27,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from penstock import Plan, open_sampler
+from penstock import Plan, SamplerClient, open_sampler
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from environments import environment, last_lines
 from recordings import CAMERA_SET, CAMERAS, DATA, ROWS
 from report import machine, write_results
-from serving import cpu_s, fill_cache, running_server
+from serving import fill_cache, running_server
 from tables import write_docs
 
 HERE = Path(__file__).parent
@@ -138,8 +138,12 @@ def run(name: str, peer: Peer, *flags: str) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-def run_ours(source: Path) -> dict[str, Any]:
-    """Penstock over gRPC at the same recordings, from a warm cache."""
+def run_ours(source: Path) -> dict[str, list[float]]:
+    """Penstock over loopback at the same recordings, from a warm cache: times of groups.
+
+    Returns:
+        Milliseconds of a batch as it comes by itself, ``network``, and by gRPC alone, ``grpc``.
+    """
     plan = Plan(batch_size=256, split="all")
     cache = FOLDER / "penstock"
     with (
@@ -147,32 +151,37 @@ def run_ours(source: Path) -> dict[str, Any]:
             f"{source}/*.hdf5", FOLDER / "penstock.log", cache_dir=cache, local_socket="none"
         ) as server,
         open_sampler(server.target, image_size=(SIDE, SIDE)) as sampler,
+        open_sampler(server.target, image_size=(SIDE, SIDE), direct=False) as over_grpc,
     ):
         fill_cache(sampler, plan, cache)
-        batches = sampler.batches(plan, start_step=1000)
-        for _ in range(4):
+        return {"network": _groups_ms(sampler, plan), "grpc": _groups_ms(over_grpc, plan)}
+
+
+def _groups_ms(sampler: SamplerClient, plan: Plan) -> list[float]:
+    batches = sampler.batches(plan, start_step=1000)
+    for _ in range(4):
+        next(batches)
+    walls: list[float] = []
+    for _ in range(_GROUPS):
+        begun = time.perf_counter()
+        for _ in range(_BATCHES):
             next(batches)
-        walls: list[float] = []
-        cpu = cpu_s(server.tree)
-        for _ in range(_GROUPS):
-            begun = time.perf_counter()
-            for _ in range(_BATCHES):
-                next(batches)
-            walls.append((time.perf_counter() - begun) / _BATCHES * 1e3)
-        server_cpu_ms = (cpu_s(server.tree) - cpu) / (_GROUPS * _BATCHES) * 1e3
-        batches.close()
-    return {"ms": statistics.median(walls), "cpu_ms": server_cpu_ms, "groups_ms": walls}
+        walls.append((time.perf_counter() - begun) / _BATCHES * 1e3)
+    batches.close()
+    return walls
 
 
 def show(console: Console, results: dict[str, Any], timed: dict[str, float]) -> None:
     """Print the peers, fastest first."""
-    grpc_ms = results["grpc_ms"]
+    network_ms, grpc_ms = results["network_ms"], results["grpc_ms"]
     table = Table("loader", "ms a batch", "against Penstock", "CPU ms", "ms, resized offline")
-    table.add_row("Penstock over gRPC", f"{grpc_ms:.0f}", "1.00", "", "")
+    table.add_row("Penstock", f"{network_ms:.0f}", "1.00", "", "")
+    table.add_row("Penstock, gRPC alone", f"{grpc_ms:.0f}", f"{grpc_ms / network_ms:.2f}", "", "")
     for name, wall in sorted(timed.items(), key=lambda item: item[1]):
         offline = results["resized_offline_ms"].get(name, math.nan)
         cpu = results["cpu_ms"][name]
-        table.add_row(name, f"{wall:.0f}", f"{wall / grpc_ms:.2f}", f"{cpu:.0f}", f"{offline:.0f}")
+        ratio = f"{wall / network_ms:.2f}"
+        table.add_row(name, f"{wall:.0f}", ratio, f"{cpu:.0f}", f"{offline:.0f}")
     console.print(table)
 
 
@@ -202,10 +211,13 @@ def main() -> None:
         for folder in (name, f"{name}_resized"):
             shutil.rmtree(FOLDER / folder, ignore_errors=True)
     ours.append(run_ours(source))
-    grpc_ms = statistics.median(wall for each in ours for wall in each["groups_ms"])
+    ours_ms = {
+        f"{way}_ms": statistics.median(wall for each in ours for wall in each[way])
+        for way in ("network", "grpc")
+    }
     timed = _values(found, "ms")
     results: dict[str, Any] = {
-        "grpc_ms": grpc_ms,
+        **ours_ms,
         **timed,
         "cpu_ms": _values(found, "cpu_ms"),
         "resized_offline_ms": _values(easier, "ms"),

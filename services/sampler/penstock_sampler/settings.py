@@ -151,8 +151,8 @@ class SamplerSettings(DataSettings, ServerSettings):
     direct_port: str = Field(
         "auto",
         pattern=r"^(auto|none|[1-9][0-9]{0,4})$",
-        description="Port that answers Fetch over plain TCP, at half of gRPC's cost; auto for a "
-        "free one, none for gRPC alone. Clients that cannot reach it use gRPC.",
+        description="TCP port that sends cached frames without gRPC between; auto for a free one, "
+        "none for gRPC alone. Clients that cannot reach it use gRPC.",
     )
     local_socket: str = Field(
         "auto",

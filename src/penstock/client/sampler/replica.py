@@ -37,6 +37,7 @@ _MOST_CALLS = 4
 _FETCH = "/penstock.v1.SamplerService/Fetch"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 3.0
 _NEW_WEIGHT = 0.3
+_LAST_PORT = 65_535
 
 
 class State(Enum):
@@ -204,7 +205,7 @@ class Replica:
                 return
             known.close()
             self.direct = None
-        if described.direct_port and family in ("ipv4", "ipv6"):
+        if 0 < described.direct_port <= _LAST_PORT and family in ("ipv4", "ipv6"):
             host = rest.rpartition(":")[0].strip("[]")
             self.direct = DirectPort(self.name, host, *wanted, on_fault)
 
