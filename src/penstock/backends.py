@@ -359,6 +359,14 @@ class RolloutBackend(Protocol):
         """
         ...
 
+    def forget_consumer(self, stream: str, consumer: str) -> None:
+        """Forget a consumer, and what it took: nothing waits for it any more.
+
+        Raises:
+            NotFound: No such stream or consumer.
+        """
+        ...
+
     def open_content(self, stream: str, sequence: int) -> BinaryIO:
         """Open the file of a rollout, seekable; it stays readable if it is deleted meanwhile.
 

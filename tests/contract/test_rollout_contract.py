@@ -120,12 +120,15 @@ def test_what_is_not_there_is_told(client, stream):
         lambda: client.pull(stream, Which(latest=True)),
         lambda: client.delete(stream, 1),
         lambda: client.settle(stream, "trainer", 1),
+        lambda: client.forget_consumer(stream, "trainer"),
     ):
         with pytest.raises(NotFound):
             call()
     client.push(rollout_of(0), stream, 0)
     with pytest.raises(NotFound, match="no consumer 'trainer'"):
         client.settle(stream, "trainer", 1)
+    with pytest.raises(NotFound, match="no consumer 'trainer'"):
+        client.forget_consumer(stream, "trainer")
     with pytest.raises(TimedOut) as late:
         client.pull(stream, Which(after_sequence=1), wait_s=0.05)
     assert late.value.reason == "NO_ROLLOUT"
@@ -181,6 +184,8 @@ def test_names_that_cannot_be_are_refused_everywhere(client, name):
         lambda: client.pull(name, NEXT),
         lambda: client.stream(name),
         lambda: client.subscribe(name),
+        lambda: client.forget_consumer(name, "trainer"),
+        lambda: client.forget_consumer("names", name),
     ):
         with pytest.raises(InvalidInput):
             call()
@@ -286,6 +291,46 @@ def test_full_queue_refuses_until_one_is_settled(client, stream):
     assert client.counts["queue_full"] >= 1
     state = client.stream(stream)
     assert (state.refused >= 1, state.dropped, state.rollouts) == (True, 0, 3)
+
+
+def test_forgotten_consumer_keeps_no_queue_full(client, stream):
+    client.configure(stream, StreamSettings(capacity=1, keep_last=1))
+    for number in range(2):
+        # The other consumer has taken the first one, and never comes back.
+        client.push(rollout_of(number), stream, number)
+        info = client.pull(stream, Which(take=Take(consumer="trainer"))).info
+        if not number:
+            client.pull(stream, Which(take=Take(consumer="gone")))
+        client.settle(stream, "trainer", info.sequence)
+        if not number:
+            with pytest.raises(LimitExceeded):
+                client.push(rollout_of(1), stream, 1, wait_s=0)
+            client.forget_consumer(stream, "gone")
+    assert [info.sequence for info in client.list(stream)] == [2]
+    assert [state.name for state in client.stream(stream).consumers] == ["trainer"]
+    with pytest.raises(NotFound):
+        client.settle(stream, "gone", 1)
+    # Under its name one begins anew.
+    assert client.pull(stream, Which(take=Take(consumer="gone"))).opened.attempt == 1
+
+
+def test_push_that_waits_goes_on_when_the_consumer_is_forgotten(client, stream, place):
+    client.configure(stream, StreamSettings(capacity=1))
+    client.push(rollout_of(0), stream, 0)
+    for consumer in ("trainer", "gone"):
+        client.pull(stream, Which(take=Take(consumer=consumer)))
+    client.settle(stream, "trainer", 1)
+    pushed = queue.Queue()
+
+    def push():
+        with open_rollouts(place[0]) as other:
+            pushed.put(other.push(rollout_of(1), stream, 1))
+
+    waiter = threading.Thread(target=push)
+    waiter.start()
+    client.forget_consumer(stream, "gone")
+    assert pushed.get(timeout=60).sequence == 2
+    waiter.join()
 
 
 def test_full_queue_drops_the_oldest_that_nobody_works_on(client, stream):

@@ -300,6 +300,18 @@ class SettleRolloutResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ForgetConsumerRequest(_message.Message):
+    __slots__ = ("stream", "consumer")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    consumer: str
+    def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ...) -> None: ...
+
+class ForgetConsumerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ListRolloutsRequest(_message.Message):
     __slots__ = ("stream", "after_sequence", "limit")
     STREAM_FIELD_NUMBER: _ClassVar[int]

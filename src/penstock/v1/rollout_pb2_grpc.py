@@ -74,6 +74,11 @@ class RolloutServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutResponse.FromString,
                 _registered_method=True)
+        self.ForgetConsumer = channel.unary_unary(
+                '/penstock.v1.RolloutService/ForgetConsumer',
+                request_serializer=penstock_dot_v1_dot_rollout__pb2.ForgetConsumerRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_rollout__pb2.ForgetConsumerResponse.FromString,
+                _registered_method=True)
         self.ListRollouts = channel.unary_unary(
                 '/penstock.v1.RolloutService/ListRollouts',
                 request_serializer=penstock_dot_v1_dot_rollout__pb2.ListRolloutsRequest.SerializeToString,
@@ -175,6 +180,18 @@ class RolloutServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetConsumer(self, request, context):
+        """Forgets a consumer that will not come back, and what it took: nothing waits for it any more. If
+        it was the last one, what it has not settled waits for whoever comes. One that takes again under
+        this name begins anew, at all that is stored.
+
+        Errors:
+        NOT_FOUND: no such stream or consumer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRollouts(self, request, context):
         """Lists a stream's rollouts by ascending sequence.
 
@@ -241,6 +258,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.SettleRollout,
                     request_deserializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_rollout__pb2.SettleRolloutResponse.SerializeToString,
+            ),
+            'ForgetConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetConsumer,
+                    request_deserializer=penstock_dot_v1_dot_rollout__pb2.ForgetConsumerRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_rollout__pb2.ForgetConsumerResponse.SerializeToString,
             ),
             'ListRollouts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRollouts,
@@ -452,6 +474,33 @@ class RolloutService(object):
             '/penstock.v1.RolloutService/SettleRollout',
             penstock_dot_v1_dot_rollout__pb2.SettleRolloutRequest.SerializeToString,
             penstock_dot_v1_dot_rollout__pb2.SettleRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.RolloutService/ForgetConsumer',
+            penstock_dot_v1_dot_rollout__pb2.ForgetConsumerRequest.SerializeToString,
+            penstock_dot_v1_dot_rollout__pb2.ForgetConsumerResponse.FromString,
             options,
             channel_credentials,
             insecure,

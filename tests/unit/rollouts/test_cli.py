@@ -189,6 +189,14 @@ def test_delete_removes_and_says_what_is_not_there(run, filled):
     assert len(json.loads(run("list", filled, "nav", "--json"))) == 1
 
 
+def test_forget_removes_a_consumer_and_says_what_is_not_there(run, filled):
+    assert "consumer trainer forgotten" in run("forget", filled, "nav", "trainer")
+    assert json.loads(run("streams", filled, "--json"))[0]["consumers"] == []
+    assert "trainer" in run("forget", filled, "nav", "trainer", raises=NotFound)
+    run("forget", filled, "none", "trainer", raises=NotFound)
+    assert "penstock rollouts forget grpc://" in run("forget", "--help")
+
+
 def test_watch_prints_what_is_there_and_what_comes(run, filled):
     lines = run("watch", filled, "nav", "--count", 2, "--json").splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [1, 2]

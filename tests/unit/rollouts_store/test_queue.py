@@ -213,3 +213,56 @@ def test_names_are_bounded(root, take):
     with pytest.raises(LimitExceeded, match="there are 2"):
         push_into(store, 0, stream="u")
     store.close()
+
+
+def test_forgotten_consumer_is_counted_and_what_only_it_waited_for_leaves_the_store(store, take):
+    store.configure("s", StreamSettings(keep_last=1))
+    for number in range(4):
+        push_into(store, number)
+    take("gone", member="a")
+    for sequence in (1, 2):
+        assert take("trainer").info.sequence == sequence
+        store.settle("s", "trainer", sequence, done=True)
+    assert sequences(store) == [1, 2, 3, 4]
+    store.forget_consumer("s", "gone")
+    assert sequences(store) == [2, 3, 4]
+    assert store.counts["consumers_forgotten"] == 1
+    assert [state.name for state in store.stream("s").consumers] == ["trainer"]
+
+
+def test_after_the_last_consumer_only_what_it_has_not_settled_waits(store, take):
+    kept = StreamSettings(capacity=2, when_full="drop-oldest", keep_every=2)
+    store.configure("s", kept)
+    for number in range(4):
+        push_into(store, number)
+        store.settle("s", "trainer", take().info.sequence, done=True)
+    push_into(store, 4)
+    store.forget_consumer("s", "trainer")
+    # Iterations 0 and 2 are kept, and are not what the queue holds.
+    assert sequences(store) == [1, 3, 5]
+    push_into(store, 5)
+    assert sequences(store) == [1, 3, 5, 6]
+    push_into(store, 6)
+    assert sequences(store) == [1, 3, 6, 7]
+    # Who comes then is given all that is stored, and leaves it so as well.
+    assert take("new").info.sequence == 1
+    store.forget_consumer("s", "new")
+    assert sequences(store) == [1, 3, 6, 7]
+
+
+def test_forgotten_consumer_makes_room_for_another_name(root, take):
+    store = RolloutStore(root, RolloutLimits(names=1))
+    push_into(store, 0)
+    take("a", of=store)
+    store.forget_consumer("s", "a")
+    assert take("b", of=store).attempt == 1
+    store.close()
+
+
+def test_who_waits_for_a_lease_is_woken_when_the_consumer_is_forgotten(store, take):
+    push_into(store, 0)
+    take(member="a")
+    seen = store._changes.now()
+    store.forget_consumer("s", "trainer")
+    assert store._changes.now() != seen
+    assert take(member="b").attempt == 1

@@ -35,7 +35,16 @@ _PENDING = """EXISTS (
 )"""
 """Whether a consumer has not settled the rollout ``r``."""
 
-_WAITS = f"(NOT EXISTS (SELECT 1 FROM consumers c WHERE c.stream = r.stream) OR {_PENDING})"  # noqa: S608
+# Without a consumer all wait, but for what the last one that was there is through with: it must
+# neither fill the queue again nor be dropped by it.
+_FOR_ANYBODY = """(
+    NOT EXISTS (SELECT 1 FROM consumers c WHERE c.stream = r.stream)
+    AND NOT EXISTS (
+        SELECT 1 FROM left_behind l WHERE l.stream = r.stream AND l.settled_up_to >= r.sequence
+    )
+)"""
+
+_WAITS = f"({_FOR_ANYBODY} OR {_PENDING})"
 
 # What every consumer has left behind need not be looked at one by one.
 _FROM = "(SELECT coalesce(min(settled_up_to), 0) FROM consumers WHERE stream = ?1)"
@@ -158,6 +167,25 @@ class Queue:
             sequence,
         )
         return bool(changed)
+
+    def forget_consumer(self, stream: str, consumer: str) -> None:
+        """Nothing waits for a consumer any more; what it is through with does not wait again.
+
+        Raises:
+            NotFound: No such consumer.
+        """
+        settled_up_to = self._known(stream, consumer)
+        key = stream, consumer
+        self._database.change("DELETE FROM deliveries WHERE stream = ? AND consumer = ?", *key)
+        self._database.change("DELETE FROM consumers WHERE stream = ? AND consumer = ?", *key)
+        (others,) = self._database.row("SELECT count(*) FROM consumers WHERE stream = ?", stream)
+        if not others:
+            self._database.change(
+                "INSERT INTO left_behind VALUES (?, ?) ON CONFLICT DO UPDATE SET "
+                "settled_up_to = max(settled_up_to, excluded.settled_up_to)",
+                stream,
+                settled_up_to,
+            )
 
     def forget_waiting(self, info: RolloutInfo) -> None:
         """A rollout is being dropped: tell each consumer that has not settled it."""
@@ -334,7 +362,8 @@ class Queue:
         settled_up_to = self._settled_up_to(stream, consumer)
         if settled_up_to is None:
             raise NotFound(
-                f"stream {stream!r} has no consumer {consumer!r:.160}: it has taken nothing yet",
+                f"stream {stream!r} has no consumer {consumer!r:.160}: it has taken nothing, or "
+                "was forgotten",
                 reason="CONSUMER_UNKNOWN",
             )
         return settled_up_to

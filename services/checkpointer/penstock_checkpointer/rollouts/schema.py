@@ -67,6 +67,11 @@ CREATE TABLE IF NOT EXISTS consumers (
     taken_policy_version INTEGER NOT NULL,
     PRIMARY KEY (stream, consumer)
 ) WITHOUT ROWID;
+-- Up to there a consumer was through when it was forgotten as the last one of its stream.
+CREATE TABLE IF NOT EXISTS left_behind (
+    stream TEXT PRIMARY KEY,
+    settled_up_to INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deliveries (
     stream TEXT NOT NULL,
     consumer TEXT NOT NULL,

@@ -199,6 +199,14 @@ class RolloutService(RolloutServiceServicer):
         self._backend.settle(request.stream, request.consumer, request.sequence, done=done)
         return pb.SettleRolloutResponse()
 
+    def ForgetConsumer(  # noqa: N802 - the protocol's name
+        self, request: pb.ForgetConsumerRequest, context: grpc.ServicerContext
+    ) -> pb.ForgetConsumerResponse:
+        """Forget a consumer."""
+        del context
+        self._backend.forget_consumer(request.stream, request.consumer)
+        return pb.ForgetConsumerResponse()
+
     def ListRollouts(  # noqa: N802 - the protocol's name
         self, request: pb.ListRolloutsRequest, context: grpc.ServicerContext
     ) -> pb.ListRolloutsResponse:

@@ -215,6 +215,19 @@ class RolloutStore:
         self._changes.announce()
         failpoint("rollouts.settle.before_answer")
 
+    def forget_consumer(self, stream: str, consumer: str) -> None:
+        """Forget a consumer, and what it took: nothing waits for it any more."""
+        check_name(stream, "stream")
+        check_name(consumer, "consumer")
+        with self._database.transaction():
+            row = self._catalog.known_stream(stream)
+            self._queue.forget_consumer(stream, consumer)
+            self._removal.clear_settled(row)
+            self._removal.drop_beyond(row)
+        self.counts["consumers_forgotten"] += 1
+        log.info("consumer forgotten", stream=stream, consumer=consumer)
+        self._changes.announce()
+
     def open_content(self, stream: str, sequence: int) -> BinaryIO:
         """Open the file of a rollout, seekable; it stays readable if it is deleted meanwhile."""
         check_name(stream, "stream")

@@ -174,6 +174,18 @@ class RolloutClient:
         """
         self._settle(stream, consumer, sequence, done=False)
 
+    def forget_consumer(self, stream: str, consumer: str) -> None:
+        """Forget a consumer that will not come back: nothing waits for it any more.
+
+        If it was the last one, what it has not settled waits for whoever comes. One that takes
+        again under this name begins anew, at all that is stored.
+
+        Raises:
+            NotFound: No such stream or consumer.
+        """
+        check_name(consumer, "consumer")
+        self._access.forget_consumer(check_name(stream, "stream"), consumer)
+
     def stream(self, name: str) -> StreamState:
         """Describe a stream.
 

@@ -84,6 +84,10 @@ class EmbeddedRollouts:
         """A consumer is through with a rollout, or gives it back."""
         self._backend.settle(stream, consumer, sequence, done=done)
 
+    def forget_consumer(self, stream: str, consumer: str) -> None:
+        """Forget a consumer."""
+        self._backend.forget_consumer(stream, consumer)
+
     def stream(self, stream: str) -> StreamState:
         """Describe a stream."""
         return self._backend.stream(stream)

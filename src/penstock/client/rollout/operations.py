@@ -70,6 +70,10 @@ class RolloutAccess(Protocol):
         """A consumer is through with a rollout, or gives it back."""
         ...
 
+    def forget_consumer(self, stream: str, consumer: str) -> None:
+        """Forget a consumer."""
+        ...
+
     def stream(self, stream: str) -> StreamState:
         """Describe a stream."""
         ...

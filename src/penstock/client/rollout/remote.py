@@ -103,6 +103,11 @@ class RemoteRollouts:
         )
         self._retry(lambda: self._stub.SettleRollout(request))
 
+    def forget_consumer(self, stream: str, consumer: str) -> None:
+        """Forget a consumer."""
+        request = pb.ForgetConsumerRequest(stream=stream, consumer=consumer)
+        self._remove(lambda: self._stub.ForgetConsumer(request))
+
     def stream(self, stream: str) -> StreamState:
         """Describe a stream."""
         request = pb.GetStreamRequest(stream=stream)
@@ -122,18 +127,7 @@ class RemoteRollouts:
     def delete(self, stream: str, sequence: int) -> None:
         """Delete one rollout."""
         request = pb.DeleteRolloutRequest(stream=stream, sequence=sequence)
-        asked: list[int] = []
-
-        def ask() -> None:
-            asked.append(sequence)
-            self._stub.DeleteRollout(request)
-
-        try:
-            self._retry(ask)
-        except NotFound:
-            # A second try may find that the first one, whose answer was lost, did its work.
-            if len(asked) == 1:
-                raise
+        self._remove(lambda: self._stub.DeleteRollout(request))
 
     def subscribe(self, stream: str, after_sequence: int) -> Iterator[RolloutInfo]:
         """Rollouts as they become durable, until the client is closed."""
@@ -191,6 +185,20 @@ class RemoteRollouts:
             return self.list(stream, after_sequence, 0)
         except NotFound:
             return []
+
+    def _remove(self, ask: Callable[[], object]) -> None:
+        tries: list[int] = []
+
+        def call() -> None:
+            tries.append(1)
+            ask()
+
+        try:
+            self._retry(call)
+        except NotFound:
+            # A second try may find that the first one, whose answer was lost, did its work.
+            if len(tries) == 1:
+                raise
 
     def _retry(self, ask: Callable[[], T]) -> T:
         def call() -> T:

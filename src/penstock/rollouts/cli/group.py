@@ -8,7 +8,7 @@ from penstock.rollouts.cli.advice import advise
 from penstock.rollouts.cli.convert import convert
 from penstock.rollouts.cli.files import pull, push
 from penstock.rollouts.cli.show import list_, show, streams
-from penstock.rollouts.cli.streams import configure, delete
+from penstock.rollouts.cli.streams import configure, delete, forget
 from penstock.rollouts.cli.watch import watch
 
 __all__ = ["rollouts"]
@@ -31,6 +31,6 @@ def rollouts() -> None:
 
 for _command in (
     *(streams, list_, show, pull, push, delete),
-    *(configure, advise, convert, watch),
+    *(configure, forget, advise, convert, watch),
 ):
     rollouts.add_command(_command)

@@ -1,4 +1,4 @@
-"""Commands that change a stream: ``penstock rollouts configure|delete``."""
+"""Commands that change a stream: ``penstock rollouts configure|delete|forget``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from penstock.errors import NotFound
 from penstock.rollouts.cli import arguments
 from penstock.streams import StreamSettings
 
-__all__ = ["configure", "delete"]
+__all__ = ["configure", "delete", "forget"]
 
 _COUNT = click.IntRange(min=0)
 
@@ -79,3 +79,24 @@ def delete(target: str, stream: str, sequences: tuple[int, ...]) -> None:
         for sequence in sequences:
             client.delete(stream, sequence)
             click.echo(f"{stream}/{sequence} deleted")
+
+
+@click.command()
+@arguments.target
+@arguments.stream
+@click.argument("consumer")
+def forget(target: str, stream: str, consumer: str) -> None:
+    """Forget a CONSUMER of a STREAM that will not come back, so that nothing waits for it.
+
+    What no other consumer waits for leaves the queue; if it was the last one, what it has not
+    settled waits for whoever comes. One that takes again under this name begins anew, at all that
+    is stored.
+
+    \b
+    Examples:
+      penstock rollouts forget grpc://localhost:50053 nav ppo
+      penstock rollouts forget file:///rollouts nav evaluation
+    """
+    with arguments.open_store(target) as client:
+        client.forget_consumer(stream, consumer)
+    click.echo(f"{stream}: consumer {consumer} forgotten")
