@@ -59,7 +59,7 @@ def train(target, journal):
                 return
             info = pulled.info
             notes.note("taken", info.iteration, info.sequence)
-            client.settle(STREAM, CONSUMER, info.sequence)
+            client.settle(STREAM, CONSUMER, info.sequence, "only")
             notes.note("settled", info.iteration, info.sequence)
 
 
@@ -90,7 +90,7 @@ def train_many(target, journal, member, total):
             except TimedOut:
                 continue
             notes.note("settled", info.producer, info.iteration, info.sequence)
-            client.settle(STREAM, CONSUMER, info.sequence)
+            client.settle(STREAM, CONSUMER, info.sequence, member)
 
 
 def serve(root, port):

@@ -132,7 +132,7 @@ class PenstockPeer(Peer):
         """Settle the one before, take the next one."""
         if self._taken is not None:
             before, sequence = self._taken
-            before.settle(_STREAM, _CONSUMER, sequence)
+            before.settle(_STREAM, _CONSUMER, sequence, _MEMBER)
         client = self._clients[self._targets[way]]
         take = Take(consumer=_CONSUMER, member=_MEMBER)
         pulled = client.pull(_STREAM, Which(take=take), wait_s=_WAIT_S)

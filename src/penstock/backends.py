@@ -351,10 +351,15 @@ class RolloutBackend(Protocol):
         """
         ...
 
-    def settle(self, stream: str, consumer: str, sequence: int, *, done: bool) -> None:
-        """A consumer is through with a rollout, or gives it back.
+    def settle(
+        self, stream: str, consumer: str, sequence: int, *, done: bool, member: str = ""
+    ) -> None:
+        """A consumer is through with a rollout, or its member gives it back.
+
+        Giving back what another member has taken meanwhile changes nothing.
 
         Raises:
+            InvalidInput: A name is not valid.
             NotFound: No such stream or consumer.
         """
         ...

@@ -152,7 +152,12 @@ def test_part_that_is_not_there_is_refused_and_a_taken_rollout_given_back(
     client.push(rollout_of(0), name, 0)
     with pytest.raises(InvalidInput):
         client.pull(name, NEXT, selection=selection)
-    given = client.pull(name, Which(take=Take(consumer="trainer", member="other")))
+    for member in ("one", "other"):
+        with pytest.raises(InvalidInput):
+            client.pull(
+                name, Which(take=Take(consumer="trainer", member=member)), selection=selection
+            )
+    given = client.pull(name, Which(take=Take(consumer="trainer", member="third")))
     assert given.info.iteration == 0
 
 
@@ -244,9 +249,29 @@ def test_members_share_the_work_and_a_rollout_given_back_goes_to_another(client,
     assert sorted(given.values()) == [1, 2, 3]
     with pytest.raises(NotFound):
         take(client, stream, member="d")
-    client.give_back(stream, "trainer", given["b"])
+    client.give_back(stream, "trainer", given["b"], "b")
     passed_on = take(client, stream, member="d")
     assert (passed_on.info.sequence, passed_on.opened.attempt) == (given["b"], 2)
+
+
+def test_giving_back_what_another_member_has_by_now_changes_nothing(client, stream):
+    client.push(rollout_of(0), stream, 0)
+    assert take(client, stream, member="a").info.sequence == 1
+    client.give_back(stream, "trainer", 1, "a")
+    assert take(client, stream, member="b").info.sequence == 1
+    for stale in ("a", ""):
+        client.give_back(stream, "trainer", 1, stale)
+    with pytest.raises(NotFound):
+        take(client, stream, member="c")
+    assert client.stream(stream).consumers[0].taken == 1
+    # What was done stays done, whoever did it.
+    client.settle(stream, "trainer", 1, "a")
+    assert client.stream(stream).consumers[0].settled == 1
+    with pytest.raises(NotFound):
+        take(client, stream, member="b")
+    for call in (client.settle, client.give_back):
+        with pytest.raises(InvalidInput, match="member"):
+            call(stream, "trainer", 1, "a b")
 
 
 def test_consumers_are_each_given_everything(client, stream):
@@ -473,7 +498,7 @@ class Crowd:
                 seed = 1000 * int(info.producer[1:]) + info.iteration
                 assert same(pulled.data, rollout_of(seed))
                 self.trained[consumer].put((seed, info.sequence))
-                client.settle(self.stream, consumer, info.sequence)
+                client.settle(self.stream, consumer, info.sequence, member)
 
 
 def test_many_producers_and_consumers_lose_and_double_nothing(client, stream, place):

@@ -275,7 +275,7 @@ class Traffic:
                     return
                 continue
             np.testing.assert_equal(pulled.data, rollout_of(pulled.info.iteration, **SHAPE))
-            client.settle(STREAM, CONSUMER, pulled.info.sequence)
+            client.settle(STREAM, CONSUMER, pulled.info.sequence, name)
             self.settled.append(pulled.info)
 
     def wait_for_more(self, count):

@@ -285,16 +285,18 @@ class PullRolloutResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[RolloutOpened, _Mapping]] = ..., piece: _Optional[_Union[RolloutPiece, _Mapping]] = ...) -> None: ...
 
 class SettleRolloutRequest(_message.Message):
-    __slots__ = ("stream", "consumer", "sequence", "settlement")
+    __slots__ = ("stream", "consumer", "sequence", "settlement", "member")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
     stream: str
     consumer: str
     sequence: int
     settlement: Settlement
-    def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., sequence: _Optional[int] = ..., settlement: _Optional[_Union[Settlement, str]] = ...) -> None: ...
+    member: str
+    def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., sequence: _Optional[int] = ..., settlement: _Optional[_Union[Settlement, str]] = ..., member: _Optional[str] = ...) -> None: ...
 
 class SettleRolloutResponse(_message.Message):
     __slots__ = ()

@@ -171,7 +171,8 @@ class RolloutServiceServicer(object):
 
     def SettleRollout(self, request, context):
         """Says that a consumer is through with a rollout, so that it leaves the queue; or that it gives
-        it back for another member to take. Asked again it changes nothing.
+        it back for another member to take. Asked again it changes nothing; nor does giving back what
+        another member has taken meanwhile, while what is done is done, whoever says so.
 
         Errors:
         NOT_FOUND: no such stream or consumer.

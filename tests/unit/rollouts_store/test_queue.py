@@ -65,6 +65,21 @@ def test_member_whose_lease_ran_out_may_still_settle(store, take, clock):
     assert store.stream("s").consumers[0].settled == 1
 
 
+def test_member_whose_lease_ran_out_cannot_give_back_what_another_has(store, take, clock):
+    push_into(store, 0)
+    take(member="a", lease_s=60)
+    clock.now_s += 61
+    take(member="b", lease_s=60)
+    store.settle("s", "trainer", 1, done=False, member="a")
+    assert take(member="c") is None
+    assert (store.counts["stale_give_backs"], store.counts["given_back"]) == (1, 0)
+    store.settle("s", "trainer", 1, done=False, member="b")
+    # Nobody has it now: one that says so once more is not stale, and changes nothing.
+    store.settle("s", "trainer", 1, done=False, member="a")
+    assert (store.counts["stale_give_backs"], store.counts["given_back"]) == (1, 1)
+    assert take(member="c").attempt == 3
+
+
 def test_rollouts_settled_out_of_order_stay_settled(store, take):
     for number in range(4):
         push_into(store, number)
@@ -74,7 +89,7 @@ def test_rollouts_settled_out_of_order_stay_settled(store, take):
         store.settle("s", "trainer", sequence, done=True)
     (consumer,) = store.stream("s").consumers
     assert (consumer.waiting, consumer.taken, consumer.settled) == (2, 2, 2)
-    store.settle("s", "trainer", 4, done=False)
+    store.settle("s", "trainer", 4, done=False, member="d")
     store.settle("s", "trainer", 1, done=True)
     assert take(member="b").info.sequence == 4
     store.settle("s", "trainer", 4, done=True)

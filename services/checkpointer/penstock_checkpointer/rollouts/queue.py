@@ -16,6 +16,7 @@ import structlog
 from penstock.errors import LimitExceeded, NotFound
 from penstock.streams import ConsumerState, RolloutInfo, StreamSettings, Take
 from penstock_checkpointer.rollouts.catalog import as_rollout
+from penstock_checkpointer.rollouts.conditions import AT_WORK, WAITING, WAITS
 from penstock_checkpointer.rollouts.database import Database
 from penstock_checkpointer.rollouts.limits import RolloutLimits
 from penstock_checkpointer.rollouts.schema import ROLLOUT_COLUMNS
@@ -25,35 +26,6 @@ __all__ = ["Delivery", "Queue"]
 log = structlog.get_logger(__name__)
 
 _COLUMNS = ", ".join(f"r.{name.strip()}" for name in ROLLOUT_COLUMNS.split(","))
-
-_PENDING = """EXISTS (
-    SELECT 1 FROM consumers c WHERE c.stream = r.stream AND c.settled_up_to < r.sequence
-    AND NOT EXISTS (
-        SELECT 1 FROM deliveries d WHERE d.stream = r.stream AND d.consumer = c.consumer
-        AND d.sequence = r.sequence AND d.settled
-    )
-)"""
-"""Whether a consumer has not settled the rollout ``r``."""
-
-# Without a consumer all wait, but for what the last one that was there is through with: it must
-# neither fill the queue again nor be dropped by it.
-_FOR_ANYBODY = """(
-    NOT EXISTS (SELECT 1 FROM consumers c WHERE c.stream = r.stream)
-    AND NOT EXISTS (
-        SELECT 1 FROM left_behind l WHERE l.stream = r.stream AND l.settled_up_to >= r.sequence
-    )
-)"""
-
-_WAITS = f"({_FOR_ANYBODY} OR {_PENDING})"
-
-# What every consumer has left behind need not be looked at one by one.
-_FROM = "(SELECT coalesce(min(settled_up_to), 0) FROM consumers WHERE stream = ?1)"
-_WAITING = f"r.stream = ?1 AND r.sequence > {_FROM} AND {_WAITS}"
-
-_AT_WORK = """EXISTS (
-    SELECT 1 FROM deliveries d WHERE d.stream = r.stream AND d.sequence = r.sequence
-    AND NOT d.settled AND d.lease_until_unix_ms > ?2
-)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +52,14 @@ class Queue:
 
     def waiting(self, stream: str) -> int:
         """How many rollouts wait: those that not every consumer has settled."""
-        query = f"SELECT count(*) FROM rollouts r WHERE {_WAITING}"  # noqa: S608
+        query = f"SELECT count(*) FROM rollouts r WHERE {WAITING}"  # noqa: S608
         return self._database.row(query, stream)[0]
 
     def oldest_idle(self, stream: str) -> RolloutInfo | None:
         """The oldest rollout that waits and that nobody works on; never the newest of all."""
         query = (
-            f"SELECT {_COLUMNS} FROM rollouts r WHERE {_WAITING} "  # noqa: S608
-            f"AND NOT {_AT_WORK} AND r.sequence < "
+            f"SELECT {_COLUMNS} FROM rollouts r WHERE {WAITING} "  # noqa: S608
+            f"AND NOT {AT_WORK} AND r.sequence < "
             "(SELECT max(sequence) FROM rollouts WHERE stream = ?1) ORDER BY r.sequence LIMIT 1"
         )
         found = self._database.row(query, stream, _now_ms())
@@ -98,7 +70,7 @@ class Queue:
         if not settings.keep_last and not settings.keep_every:
             return []
         query = (
-            f"SELECT {_COLUMNS} FROM rollouts r WHERE r.stream = ? AND NOT {_WAITS} "  # noqa: S608
+            f"SELECT {_COLUMNS} FROM rollouts r WHERE r.stream = ? AND NOT {WAITS} "  # noqa: S608
             "ORDER BY r.sequence DESC LIMIT -1 OFFSET ?"
         )
         settled = map(as_rollout, self._database.rows(query, stream, settings.keep_last))
@@ -152,21 +124,34 @@ class Queue:
         self._add(stream, consumer, settled=1)
         return True
 
-    def give_back(self, stream: str, consumer: str, sequence: int) -> bool:
-        """Let another member have a rollout; returns whether somebody had it.
+    def give_back(self, stream: str, consumer: str, sequence: int, member: str) -> bool:
+        """Let another member have a rollout; returns whether ``member`` had it.
 
         Raises:
             NotFound: No such consumer.
         """
         self._known(stream, consumer)
-        changed = self._database.change(
-            "UPDATE deliveries SET lease_until_unix_ms = 0 WHERE stream = ? AND consumer = ? "
-            "AND sequence = ? AND NOT settled AND lease_until_unix_ms > 0",
-            stream,
-            consumer,
-            sequence,
+        key = stream, consumer, sequence
+        where = (
+            "WHERE stream = ? AND consumer = ? AND sequence = ? AND NOT settled "
+            "AND lease_until_unix_ms > 0"
         )
-        return bool(changed)
+        taken = self._database.row(f"SELECT member FROM deliveries {where}", *key)  # noqa: S608
+        if taken is None:
+            return False
+        if taken[0] != member:
+            log.info(
+                "given back by a member that has it no longer",
+                stream=stream,
+                consumer=consumer,
+                sequence=sequence,
+                member=member,
+                taken_by=taken[0],
+            )
+            self._counts["stale_give_backs"] += 1
+            return False
+        self._database.change(f"UPDATE deliveries SET lease_until_unix_ms = 0 {where}", *key)  # noqa: S608
+        return True
 
     def forget_consumer(self, stream: str, consumer: str) -> None:
         """Nothing waits for a consumer any more; what it is through with does not wait again.

@@ -170,8 +170,13 @@ class RolloutService(RolloutServiceServicer):
                 ranges = index.ranges(selection_from_message(request))
             except InvalidInput:
                 if which.take is not None:
-                    sequence = opened.info.sequence
-                    self._backend.settle(request.stream, which.take.consumer, sequence, done=False)
+                    self._backend.settle(
+                        request.stream,
+                        which.take.consumer,
+                        opened.info.sequence,
+                        done=False,
+                        member=which.take.member,
+                    )
                 raise
             message = opened_to_message(opened, index.data)
             yield pb.PullRolloutResponse(opened=message).SerializeToString()
@@ -195,8 +200,13 @@ class RolloutService(RolloutServiceServicer):
             raise InvalidInput(
                 f"settlement {request.settlement} is none: done, or given back", field="settlement"
             )
-        done = request.settlement == pb.SETTLEMENT_DONE
-        self._backend.settle(request.stream, request.consumer, request.sequence, done=done)
+        self._backend.settle(
+            request.stream,
+            request.consumer,
+            request.sequence,
+            done=request.settlement == pb.SETTLEMENT_DONE,
+            member=request.member,
+        )
         return pb.SettleRolloutResponse()
 
     def ForgetConsumer(  # noqa: N802 - the protocol's name

@@ -198,10 +198,14 @@ class RolloutStore:
                     reason="NO_ROLLOUT",
                 )
 
-    def settle(self, stream: str, consumer: str, sequence: int, *, done: bool) -> None:
-        """A consumer is through with a rollout, or gives it back."""
+    def settle(
+        self, stream: str, consumer: str, sequence: int, *, done: bool, member: str = ""
+    ) -> None:
+        """A consumer is through with a rollout, or its member gives it back."""
         check_name(stream, "stream")
         check_name(consumer, "consumer")
+        if member:
+            check_name(member, "member")
         check_number(sequence, "sequence")
         with self._database.transaction():
             row = self._catalog.known_stream(stream)
@@ -210,7 +214,7 @@ class RolloutStore:
                     self.counts["settled"] += 1
                     failpoint("rollouts.settle.before_catalog")
                     self._removal.clear_settled(row)
-            elif self._queue.give_back(stream, consumer, sequence):
+            elif self._queue.give_back(stream, consumer, sequence, member):
                 self.counts["given_back"] += 1
         self._changes.announce()
         failpoint("rollouts.settle.before_answer")

@@ -158,21 +158,33 @@ class RolloutClient:
         check_selection(selection)
         return self._access.pull(stream, which, selection, max(0.0, wait_s), threads)
 
-    def settle(self, stream: str, consumer: str, sequence: int) -> None:
+    def settle(self, stream: str, consumer: str, sequence: int, member: str = "") -> None:
         """A consumer is through with a rollout; settling it again is no error.
 
+        Args:
+            stream: Name of the stream.
+            consumer: Which one.
+            sequence: Of the rollout.
+            member: The one that took it. What is done is done, whoever has the rollout now.
+
         Raises:
             NotFound: No such stream or consumer.
         """
-        self._settle(stream, consumer, sequence, done=True)
+        self._settle(stream, consumer, sequence, member, done=True)
 
-    def give_back(self, stream: str, consumer: str, sequence: int) -> None:
+    def give_back(self, stream: str, consumer: str, sequence: int, member: str = "") -> None:
         """Let another member of a consumer take a rollout now, before its lease runs out.
 
+        Args:
+            stream: Name of the stream.
+            consumer: Which one.
+            sequence: Of the rollout.
+            member: The one that took it. Where another one has taken it meanwhile, nothing changes.
+
         Raises:
             NotFound: No such stream or consumer.
         """
-        self._settle(stream, consumer, sequence, done=False)
+        self._settle(stream, consumer, sequence, member, done=False)
 
     def forget_consumer(self, stream: str, consumer: str) -> None:
         """Forget a consumer that will not come back: nothing waits for it any more.
@@ -241,11 +253,13 @@ class RolloutClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _settle(self, stream: str, consumer: str, sequence: int, *, done: bool) -> None:
+    def _settle(
+        self, stream: str, consumer: str, sequence: int, member: str, *, done: bool
+    ) -> None:
         check_name(stream, "stream")
         check_name(consumer, "consumer")
         _check_number("sequence", sequence)
-        self._access.settle(stream, consumer, sequence, done=done)
+        self._access.settle(stream, consumer, sequence, done=done, member=member)
 
 
 def open_rollouts(target: str | Target, *, retry_s: float = RETRY_S) -> RolloutClient:

@@ -80,9 +80,11 @@ class EmbeddedRollouts:
                 if which.sequence is not None or which.iteration is not None:
                     raise
 
-    def settle(self, stream: str, consumer: str, sequence: int, *, done: bool) -> None:
-        """A consumer is through with a rollout, or gives it back."""
-        self._backend.settle(stream, consumer, sequence, done=done)
+    def settle(
+        self, stream: str, consumer: str, sequence: int, *, done: bool, member: str = ""
+    ) -> None:
+        """A consumer is through with a rollout, or its member gives it back."""
+        self._backend.settle(stream, consumer, sequence, done=done, member=member)
 
     def forget_consumer(self, stream: str, consumer: str) -> None:
         """Forget a consumer."""
@@ -134,8 +136,10 @@ class EmbeddedRollouts:
                         decoder.feed(offset, file.read(min(CHUNK_BYTES, begin + size - offset)))
                 return Pulled(opened, decoder.finish(), index)
             except InvalidInput:
-                if which.take is not None:
-                    self.settle(info.stream, which.take.consumer, info.sequence, done=False)
+                take = which.take
+                if take is not None:
+                    key = info.stream, take.consumer, info.sequence
+                    self.settle(*key, done=False, member=take.member)
                 raise
             except Corrupt as error:
                 raise damaged(info, error) from error

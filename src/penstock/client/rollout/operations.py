@@ -66,8 +66,10 @@ class RolloutAccess(Protocol):
         """Find a rollout and read it, or a part of it."""
         ...
 
-    def settle(self, stream: str, consumer: str, sequence: int, *, done: bool) -> None:
-        """A consumer is through with a rollout, or gives it back."""
+    def settle(
+        self, stream: str, consumer: str, sequence: int, *, done: bool, member: str = ""
+    ) -> None:
+        """A consumer is through with a rollout, or its member gives it back."""
         ...
 
     def forget_consumer(self, stream: str, consumer: str) -> None:

@@ -93,13 +93,16 @@ class RemoteRollouts:
         patience = Patience(self._retry_s, self._closed)
         return self._pulling(stream, which, selection, wait_s, threads, patience)
 
-    def settle(self, stream: str, consumer: str, sequence: int, *, done: bool) -> None:
-        """A consumer is through with a rollout, or gives it back."""
+    def settle(
+        self, stream: str, consumer: str, sequence: int, *, done: bool, member: str = ""
+    ) -> None:
+        """A consumer is through with a rollout, or its member gives it back."""
         request = pb.SettleRolloutRequest(
             stream=stream,
             consumer=consumer,
             sequence=sequence,
             settlement=pb.SETTLEMENT_DONE if done else pb.SETTLEMENT_GIVEN_BACK,
+            member=member,
         )
         self._retry(lambda: self._stub.SettleRollout(request))
 
