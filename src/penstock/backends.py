@@ -393,7 +393,7 @@ class RolloutBackend(Protocol):
         ...
 
     def delete(self, stream: str, sequence: int) -> None:
-        """Delete one rollout.
+        """Delete one rollout; its iteration may be pushed anew, with any content.
 
         Raises:
             NotFound: There is none.

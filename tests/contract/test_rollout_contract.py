@@ -437,6 +437,21 @@ def test_deleted_rollout_leaves_the_queue(client, stream):
     assert client.push(rollout_of(9), stream, 9).sequence == 4
 
 
+def test_deleted_iteration_that_is_pushed_again_is_stored_anew(client, stream):
+    assert client.push(rollout_of(0), stream, 0).sequence == 1
+    client.delete(stream, 1)
+    with pytest.raises(NotFound):
+        client.pull(stream, Which(iteration=("main", 0)))
+    assert client.push(rollout_of(0), stream, 0).sequence == 2
+    assert same(client.pull(stream, Which(iteration=("main", 0))).data, rollout_of(0))
+    client.delete(stream, 2)
+    assert client.push(rollout_of(7), stream, 0).sequence == 3
+    pulled = take(client, stream)
+    assert (pulled.info.sequence, pulled.opened.attempt) == (3, 1)
+    assert same(pulled.data, rollout_of(7))
+    assert client.stream(stream).rollouts == 1
+
+
 def test_rollout_that_is_damaged_on_the_disk_is_told_by_its_sequence(client, stream, place):
     client.push(rollout_of(0, envs=64, width=50), stream, 0, encoding=Encoding(codec="raw"))
     client.push(rollout_of(1), stream, 1)

@@ -91,7 +91,7 @@ class RolloutStorage:
 
         Raises:
             InvalidInput: The rollout holds what cannot be stored; names its path.
-            AlreadyExists: The iteration was saved with other content, deleted or not.
+            AlreadyExists: The iteration was saved with other content, and not deleted.
             LimitExceeded: The stream was full for ``wait_s``, or the disk is.
         """
         if iteration % self._save_every:
@@ -169,7 +169,7 @@ class RolloutStorage:
         return None if newest is None else newest.iteration
 
     def delete(self, iteration: int) -> None:
-        """Delete a rollout; its iteration is spent, and cannot be saved with other content.
+        """Delete a rollout; its iteration may be saved anew, with any content.
 
         Raises:
             NotFound: It is not stored.

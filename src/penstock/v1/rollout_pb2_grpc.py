@@ -132,7 +132,8 @@ class RolloutServiceServicer(object):
     def PushRollout(self, request_iterator, context):
         """Takes one rollout: first `begin`, then pieces without a gap from `begin.offset_bytes` on, last
         `finish`. Answers when it is verified, durable and listed. Creates the stream if it is missing.
-        Idempotent by (stream, producer, iteration): the same content again gives the same answer.
+        Idempotent by (stream, producer, iteration): the same content again gives the same answer, also
+        after it was consumed and removed. After DeleteRollout it is stored anew.
 
         When the call breaks off, GetPush says where to go on in a new call.
 
@@ -204,7 +205,8 @@ class RolloutServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteRollout(self, request, context):
-        """Deletes one rollout.
+        """Deletes one rollout, and forgets that its iteration was pushed: pushed again, whatever its
+        content, it is stored anew under a new sequence.
 
         Errors:
         NOT_FOUND: there is none.

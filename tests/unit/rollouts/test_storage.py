@@ -89,19 +89,22 @@ def test_latest_is_what_was_stored_last(storage):
     assert storage.iterations() == [4, 9]
 
 
-def test_deleted_iteration_is_gone_and_spent(storage):
+def test_deleted_iteration_is_gone_and_may_be_saved_anew(storage):
     storage.save(rollout_of(1), 1)
     with pytest.raises(AlreadyExists):
         storage.save(rollout_of(2), 1)
     storage.delete(1)
-    with pytest.raises(AlreadyExists):
-        storage.save(rollout_of(2), 1)
     with pytest.raises(NotFound):
         storage.load(1)
     with pytest.raises(NotFound, match=r"iterations\(\)"):
         storage.delete(1)
-    storage.save(rollout_of(2), 2)
+    storage.save(rollout_of(3), 2)
     assert storage.iterations() == [2]
+    storage.save(rollout_of(2), 1)
+    assert same(storage.load(1), rollout_of(2))
+    storage.delete(1)
+    storage.save(rollout_of(2), 1)
+    assert same(storage.load(1), rollout_of(2))
 
 
 def test_same_content_may_be_saved_again(storage):

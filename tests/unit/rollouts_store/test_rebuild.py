@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from penstock_checkpointer.rollouts.removal import Removal
 from penstock_checkpointer.rollouts.store import RolloutStore
 from rollout_samples import file_of, push_into, request_of
 
@@ -113,16 +114,20 @@ def test_second_file_of_an_iteration_is_not_listed(root):
     reopened.close()
 
 
-def test_removed_rollout_that_comes_back_is_removed_again(root):
+def test_removed_rollout_that_comes_back_is_removed_again(root, take):
     store = RolloutStore(root)
+    store.configure("s", StreamSettings(keep_last=1))
     push_into(store, 0)
     (path,) = root.rglob("*.rollout")
     kept = path.read_bytes()
-    store.delete("s", 1)
+    info, _ = push_into(store, 1)
+    for _ in range(2):
+        store.settle("s", "trainer", take(of=store).info.sequence, done=True)
+    assert not path.exists()
     store.close()
     path.write_bytes(kept)
     reopened = RolloutStore(root)
-    assert reopened.list("s") == []
+    assert reopened.list("s") == [info]
     assert not path.exists()
     reopened.close()
 
@@ -173,3 +178,70 @@ def test_consumer_begins_again_after_the_catalogue_was_lost(root, take):
     rebuilt = RolloutStore(root)
     assert rebuilt.find("s", Which(take=Take(consumer="trainer"))).info.sequence == 1
     rebuilt.close()
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.fixture
+def deleting_dies(monkeypatch):
+    """A process that deletes dies before it has removed the file."""
+
+    def die(*_):
+        raise KilledError
+
+    monkeypatch.setattr(Removal, "delete_file", die)
+
+
+@pytest.mark.usefixtures("deleting_dies")
+def test_rollout_whose_deletion_was_cut_off_does_not_come_back(root):
+    first, second = RolloutStore(root), RolloutStore(root)
+    push_into(first, 0)
+    with pytest.raises(KilledError):
+        first.delete("s", 1)
+    assert len(list(root.glob("rollouts/streams/s/*.rollout"))) == 1
+    # Neither in the eyes of another process that is open,
+    assert second.list("s") == []
+    info, already_stored = push_into(second, 0)
+    assert (info.sequence, already_stored) == (2, False)
+    for store in (first, second):
+        store.close()
+    # nor for the next one, which removes the file, also when it is damaged.
+    (path,) = root.glob(f"rollouts/streams/s/{1:019}+*.rollout")
+    path.write_bytes(b"damaged")
+    for _ in range(2):
+        store = RolloutStore(root)
+        assert store.list("s") == [info]
+        assert [path.name[:19] for path in root.glob("rollouts/streams/s/*.rollout")] == [
+            f"{2:019}"
+        ]
+        assert (store.counts["adopted"], store.counts["damaged_skipped"]) == (0, 0)
+        store.close()
+
+
+def test_push_of_what_was_deleted_before_its_answer_arrived_begins_anew(store):
+    request, file = request_of(0), file_of(0)
+    store.begin(request, 0)
+    store.append(request.push_id, 0, file.data)
+    store.commit(request.push_id, file.digest)
+    store.delete("s", 1)
+    assert store.received(request.push_id) == (0, None)
+    with pytest.raises(NotFound) as unknown:
+        store.commit(request.push_id, file.digest)
+    assert unknown.value.reason == "PUSH_UNKNOWN"
+    store.begin(request, 0)
+    store.append(request.push_id, 0, file.data)
+    info, already_stored = store.commit(request.push_id, file.digest)
+    assert (info.sequence, already_stored) == (2, False)
+
+
+def test_what_retention_removed_stays_known_where_a_deletion_is_forgotten(store, take):
+    store.configure("s", StreamSettings(keep_last=1))
+    infos = [push_into(store, number)[0] for number in range(2)]
+    for _ in infos:
+        store.settle("s", "trainer", take().info.sequence, done=True)
+    assert store.list("s") == infos[1:]
+    store.delete("s", 2)
+    assert push_into(store, 0) == (infos[0], True)
+    assert push_into(store, 1)[0].sequence == 3

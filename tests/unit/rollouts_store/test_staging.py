@@ -11,6 +11,7 @@ from rollout_samples import file_of, push_into, request_of
 from penstock.chunks import Digest
 from penstock.errors import AlreadyExists, Corrupt, InvalidInput, LimitExceeded, NotFound
 from penstock.rollout_file import read
+from penstock.streams import StreamSettings
 
 
 def parts(root):
@@ -165,11 +166,13 @@ def test_other_content_for_an_iteration_is_refused_and_removed(store, root):
     assert store.stream("s").rollouts == 1
 
 
-def test_removed_rollouts_are_remembered_up_to_a_number(root):
+def test_removed_rollouts_are_remembered_up_to_a_number(root, take):
     store = RolloutStore(root, RolloutLimits(remembered=3))
+    store.configure("s", StreamSettings(keep_last=1))
     infos = [push_into(store, number)[0] for number in range(8)]
-    for info in infos[:7]:
-        store.delete("s", info.sequence)
+    for info in infos:
+        assert take(of=store).info == info
+        store.settle("s", "trainer", info.sequence, done=True)
     # Of the seven that were removed, the newest three are known: 4, 5 and 6.
     assert push_into(store, 5) == (infos[5], True)
     with pytest.raises(AlreadyExists, match="other content"):

@@ -216,9 +216,7 @@ class RolloutCatalog:
 
     def remove_rollout(self, info: RolloutInfo) -> None:
         """Forget a rollout but for what tells a repeated push."""
-        key = info.stream, info.sequence
-        self._database.change("DELETE FROM rollouts WHERE stream = ? AND sequence = ?", *key)
-        self._database.change("DELETE FROM deliveries WHERE stream = ? AND sequence = ?", *key)
+        self._delete_rows(info)
         self._insert("removed", info)
         beyond = self._database.row(
             "SELECT iteration FROM removed WHERE stream = ? AND producer = ? "
@@ -241,6 +239,29 @@ class RolloutCatalog:
                 info.stream,
                 info.producer,
             )
+
+    def delete_rollout(self, info: RolloutInfo) -> None:
+        """Forget a rollout and its pushes; only that its file is to go is noted."""
+        key = info.stream, info.sequence
+        self._delete_rows(info)
+        self._database.change("DELETE FROM pushes WHERE stream = ? AND sequence = ?", *key)
+        self._database.change("INSERT OR REPLACE INTO deleted VALUES (?, ?)", *key)
+
+    def deleted(self, stream: str) -> set[int]:
+        """Sequences that were deleted, and whose files may stand there still."""
+        query = "SELECT sequence FROM deleted WHERE stream = ?"
+        return {sequence for (sequence,) in self._database.rows(query, stream)}
+
+    def forget_deleted(self, stream: str, sequence: int) -> None:
+        """The file of a rollout that was deleted is surely gone."""
+        self._database.change(
+            "DELETE FROM deleted WHERE stream = ? AND sequence = ?", stream, sequence
+        )
+
+    def _delete_rows(self, info: RolloutInfo) -> None:
+        key = info.stream, info.sequence
+        self._database.change("DELETE FROM rollouts WHERE stream = ? AND sequence = ?", *key)
+        self._database.change("DELETE FROM deliveries WHERE stream = ? AND sequence = ?", *key)
 
     def _insert(self, table: str, info: RolloutInfo) -> None:
         self._database.change(

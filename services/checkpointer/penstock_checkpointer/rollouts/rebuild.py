@@ -60,6 +60,7 @@ class Rebuild:
         """One stream."""
         self._find_stream(name)
         known, standing = self._catalog.sequences(name), self._layout.files(name)
+        self._finish_deleting(name, standing)
         for sequence in sorted(known):
             if standing.get(sequence) != FileName.of(known[sequence]):
                 self._removal.forget(known[sequence])
@@ -77,6 +78,9 @@ class Rebuild:
         if said is None:
             return
         name, file = said
+        if file.sequence in self._catalog.deleted(name):
+            # Who deletes it removes the file in this moment, or the next start does.
+            return
         # Without the file it had not come to the rename, and the push may go on.
         if self._catalog.rollout(name, file.sequence) is None and self._layout.stands(name, file):
             self._find_stream(name)
@@ -88,6 +92,18 @@ class Rebuild:
             # Sequences up to there may have been given and removed since.
             row = self._catalog.make_stream(name, note.sequences_below)
             self._catalog.put_stream(replace(row, settings=note.settings))
+
+    def _finish_deleting(self, stream: str, standing: dict[int, FileName]) -> None:
+        """Remove what was deleted but for its file, as a process died in between."""
+        deleted = self._catalog.deleted(stream)
+        for sequence in deleted & standing.keys():
+            log.info("file of a deleted rollout removed", stream=stream, sequence=sequence)
+            path = self._layout.stream(stream) / str(standing.pop(sequence))
+            path.unlink(missing_ok=True)
+        if deleted and self._layout.stream(stream).is_dir():
+            sync_directory(self._layout.stream(stream))
+        for sequence in deleted:
+            self._catalog.forget_deleted(stream, sequence)
 
     def _adopt(self, stream: str, name: FileName) -> None:
         info = self._read(stream, name)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import structlog
 
+from penstock.disk import sync_directory
 from penstock.failpoints import failpoint
 from penstock.streams import RolloutInfo
 from penstock_checkpointer.rollouts.catalog import RolloutCatalog, StreamRow
@@ -18,9 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class Removal:
-    """Removes rollouts, file first. All methods need a transaction.
+    """Removes rollouts, file first. All methods but ``delete_file`` need a transaction.
 
-    A row without a file is forgotten when it is met; a file without a row would come back.
+    A row without a file is forgotten when it is met; a file without a row would come back, unless
+    the catalogue knows that it was deleted.
 
     Args:
         layout: Where the files are.
@@ -41,6 +43,23 @@ class Removal:
         failpoint("rollouts.remove.file_removed")
         self._catalog.remove_rollout(info)
         self._queue.advance(info.stream)
+
+    def delete(self, info: RolloutInfo) -> None:
+        """Forget a rollout as if it had never been; ``delete_file`` follows.
+
+        Row first: dying in between must not leave an iteration that is gone but counts as pushed.
+        """
+        self._catalog.delete_rollout(info)
+        self._queue.advance(info.stream)
+
+    def delete_file(self, info: RolloutInfo) -> None:
+        """Remove the file of a rollout that was deleted, durably; who reads it now reads on.
+
+        Raises:
+            OSError: It stays until the next start.
+        """
+        self._layout.content(info).unlink(missing_ok=True)
+        sync_directory(self._layout.stream(info.stream))
 
     def forget(self, info: RolloutInfo) -> None:
         """A rollout whose file somebody else has removed."""

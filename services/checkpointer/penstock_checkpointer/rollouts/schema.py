@@ -45,6 +45,13 @@ CREATE UNIQUE INDEX IF NOT EXISTS rollouts_by_iteration ON rollouts (stream, pro
 CREATE TABLE IF NOT EXISTS removed ({_ROLLOUT}
     PRIMARY KEY (stream, producer, iteration)
 ) WITHOUT ROWID;
+-- Rollouts that a client deleted, until their file is surely gone; unlike those in `removed` they
+-- may be pushed anew.
+CREATE TABLE IF NOT EXISTS deleted (
+    stream TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (stream, sequence)
+) WITHOUT ROWID;
 -- Up to `forgotten` it is not known any more which iterations a producer has pushed.
 CREATE TABLE IF NOT EXISTS producers (
     stream TEXT NOT NULL,

@@ -266,16 +266,22 @@ class RolloutStore:
                 return False
 
     def delete(self, stream: str, sequence: int) -> None:
-        """Delete one rollout."""
+        """Delete one rollout; its iteration may be pushed anew."""
         check_name(stream, "stream")
         check_number(sequence, "sequence")
         with self._database.transaction():
             info = self._catalog.rollout(stream, sequence)
             if info is None:
                 raise _gone(stream, sequence)
-            self._removal.remove(info)
+            self._removal.delete(info)
         self.counts["deleted"] += 1
         self._changes.announce()
+        try:
+            self._removal.delete_file(info)
+        except OSError as error:
+            raise disk_fault(error, f"removing the file of {info}, which is deleted") from error
+        with self._database.transaction(durable=False):
+            self._catalog.forget_deleted(stream, sequence)
 
     def _check_open(self) -> None:
         if self._changes.closed:

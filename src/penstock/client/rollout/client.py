@@ -223,7 +223,7 @@ class RolloutClient:
             after_sequence = found[-1].sequence
 
     def delete(self, stream: str, sequence: int) -> None:
-        """Delete one rollout.
+        """Delete one rollout; its iteration may be pushed anew, and has a new sequence then.
 
         Raises:
             NotFound: There is none.

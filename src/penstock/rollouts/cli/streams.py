@@ -69,7 +69,7 @@ def configure(
 @arguments.stream
 @click.argument("sequences", type=int, nargs=-1, required=True)
 def delete(target: str, stream: str, sequences: tuple[int, ...]) -> None:
-    """Delete the rollouts of these SEQUENCES from a STREAM.
+    """Delete the rollouts of these SEQUENCES from a STREAM; their iterations may be pushed anew.
 
     \b
     Example:
