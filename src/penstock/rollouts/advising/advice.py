@@ -22,8 +22,8 @@ class Advice:
         plan: ``none`` sends them as they are, ``selective`` encodes the fields for which that pays,
             ``full`` encodes all by LZ4, ``full-zstd`` by zstd.
         encoding: What does that.
-        predicted_s: What each plan is predicted to take for one rollout, encoding, sending and
-            decoding overlapped; empty where nothing is sent.
+        predicted_s: What each plan is predicted to take for one rollout, from a collector's arrays
+            to a trainer's; empty where nothing is sent.
         bandwidth_bytes_per_s: Of the way to the target; None where nothing is sent.
         ratio: How many times smaller the plan makes a rollout.
         reason: Why, in a sentence.
@@ -72,11 +72,6 @@ def advice_for(
 
 def _reason(plans: Mapping[PlanName, Plan], plan: Plan, link: Link, raw_bytes: int) -> str:
     none, rate = plans["none"], f"{_size(link.bytes_per_s)}/s"
-    if plan is none and none.slowest != "sending":
-        return (
-            f"none: at {rate} {_size(raw_bytes)} take {_ms(none.seconds)} as they are, most of it "
-            f"for {none.slowest}: to send less would not help"
-        )
     if plan is none:
         other = min((found for found in plans.values() if found is not none), key=_seconds)
         little = ", too little to change" if other.seconds < none.seconds else ""

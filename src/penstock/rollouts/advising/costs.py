@@ -91,7 +91,8 @@ def _cost(leaves: Leaves, encoding: Encoding, scale: float) -> Cost:
     """What the whole rollout costs, by what more environments cost more.
 
     A file takes some time however little it holds. That is paid once a rollout, not once a field
-    and again for each sample that would fit into it.
+    and again for each sample that would fit into it: the latency of the link has it, for that is
+    told by pushes of whole files.
     """
     envs = next(iter(leaves.values())).shape[0]
     whole = _timed(leaves, encoding)
