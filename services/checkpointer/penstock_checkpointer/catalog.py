@@ -8,31 +8,20 @@ also among processes.
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-import time
 from collections import Counter
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import disk_usage
 from typing import Any
-
-import structlog
 
 from penstock.checkpoints import CheckpointInfo, RunInfo
 from penstock.chunks import Digest
-from penstock.errors import Corrupt, Internal, LimitExceeded, PenstockError
-from penstock_checkpointer.durable import locked_directory
+from penstock_checkpointer.database import Database, open_database
+from penstock_checkpointer.faults import CHECKPOINTS
 from penstock_checkpointer.schema import CHECKPOINT_COLUMNS, create_tables
 
 __all__ = ["Catalog", "Upload", "open_catalog"]
-
-log = structlog.get_logger(__name__)
-
-_BUSY_TIMEOUT_S = 60.0
-_ROOM_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,50 +44,25 @@ class Catalog:
     """One open catalogue; safe to call from several threads.
 
     Args:
-        path: Of the database; created if missing.
-
-    Raises:
-        Corrupt: The file is damaged or no database.
-        LimitExceeded: The disk is full.
-        Internal: It cannot be opened.
+        database: Where; closed by :meth:`close`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.RLock()
-        try:
-            self._database = sqlite3.connect(
-                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            self._set_up()
-        except sqlite3.DatabaseError as error:
-            raise _fault(error, self._path) from error
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rows = database.rows
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
-            self._database.close()
+        self._database.close()
 
-    @contextmanager
-    def transaction(self) -> Generator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Everything inside happens at once and durably, or not at all; other writers wait.
 
         Raises:
             LimitExceeded: The disk is full.
             Internal: The database is busy for a minute, or damaged.
         """
-        with self._lock:
-            try:
-                self._database.execute("BEGIN IMMEDIATE")
-                try:
-                    yield
-                    self._database.execute("COMMIT")
-                except BaseException:
-                    # SQLite may have rolled back by itself, as it does on a full disk.
-                    if self._database.in_transaction:
-                        self._database.execute("ROLLBACK")
-                    raise
-            except sqlite3.DatabaseError as error:
-                raise _fault(error, self._path) from error
+        return self._database.transaction()
 
     def checkpoint(self, run: str, step: int) -> CheckpointInfo | None:
         """One checkpoint."""
@@ -153,12 +117,12 @@ class Catalog:
         Returns:
             Whether it is still there with the same content. Needs a transaction.
         """
-        changed = self._database.execute(
+        changed = self._database.change(
             "UPDATE checkpoints SET verified_unix_ms = ?, damaged = ? "
             "WHERE run = ? AND step = ? AND digest = ?",
-            (verified_unix_ms, damaged, info.run, info.step, info.digest.xxh3_128),
+            *(verified_unix_ms, damaged, info.run, info.step, info.digest.xxh3_128),
         )
-        return changed.rowcount == 1
+        return changed == 1
 
     def tagged_step(self, run: str, tag: str) -> int | None:
         """The step that a tag points at."""
@@ -167,10 +131,10 @@ class Catalog:
 
     def put_checkpoint(self, info: CheckpointInfo) -> None:
         """Add or replace a checkpoint; its tags move to it. Needs a transaction."""
-        self._database.execute(
+        self._database.change(
             f"INSERT OR REPLACE INTO checkpoints ({CHECKPOINT_COLUMNS}) "  # noqa: S608
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
+            *(
                 info.run,
                 info.step,
                 info.digest.size_bytes,
@@ -185,20 +149,20 @@ class Catalog:
             ),
         )
         for tag in info.tags:
-            self._database.execute(
+            self._database.change(
                 "INSERT OR REPLACE INTO tags (run, tag, step) VALUES (?, ?, ?)",
-                (info.run, tag, info.step),
+                *(info.run, tag, info.step),
             )
 
     def clear_checkpoints(self) -> None:
         """Forget all checkpoints and tags. Needs a transaction."""
-        self._database.execute("DELETE FROM checkpoints")
-        self._database.execute("DELETE FROM tags")
+        self._database.change("DELETE FROM checkpoints")
+        self._database.change("DELETE FROM tags")
 
     def remove_checkpoint(self, run: str, step: int) -> None:
         """Forget a checkpoint and the tags on it. Needs a transaction."""
-        self._database.execute("DELETE FROM checkpoints WHERE run = ? AND step = ?", (run, step))
-        self._database.execute("DELETE FROM tags WHERE run = ? AND step = ?", (run, step))
+        self._database.change("DELETE FROM checkpoints WHERE run = ? AND step = ?", run, step)
+        self._database.change("DELETE FROM tags WHERE run = ? AND step = ?", run, step)
 
     def fencing_token(self, run: str) -> int:
         """The newest token given to a writer of the run; 0 if there was none."""
@@ -207,8 +171,8 @@ class Catalog:
 
     def put_fencing_token(self, run: str, token: int) -> None:
         """Make ``token`` the newest one. Needs a transaction."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO writers (run, fencing_token) VALUES (?, ?)", (run, token)
+        self._database.change(
+            "INSERT OR REPLACE INTO writers (run, fencing_token) VALUES (?, ?)", run, token
         )
 
     def upload(self, upload_id: str) -> Upload | None:
@@ -226,9 +190,9 @@ class Catalog:
 
     def put_upload(self, upload: Upload) -> None:
         """Add or replace an upload. Needs a transaction."""
-        self._database.execute(
+        self._database.change(
             "INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
+            *(
                 upload.upload_id,
                 upload.run,
                 upload.step,
@@ -245,24 +209,7 @@ class Catalog:
 
     def remove_upload(self, upload_id: str) -> None:
         """Forget an upload. Needs a transaction."""
-        self._database.execute("DELETE FROM uploads WHERE upload_id = ?", (upload_id,))
-
-    def _set_up(self) -> None:
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            _check_pages(self._database)
-            create_tables(self._database)
-        except BaseException:
-            self._database.close()
-            raise
-
-    def _rows(self, query: str, *values: Any) -> list[Any]:
-        with self._lock:
-            try:
-                return self._database.execute(query, values).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise _fault(error, self._path) from error
+        self._database.change("DELETE FROM uploads WHERE upload_id = ?", upload_id)
 
     def _infos(self, rows: list[Any]) -> list[CheckpointInfo]:
         tags: dict[int, list[str]] = {}
@@ -299,18 +246,7 @@ def open_catalog(path: Path, counts: Counter[str]) -> Catalog:
         LimitExceeded: The disk is full.
         Internal: It cannot be opened.
     """
-    # Alone, for SQLite does not wait for others while a database is being set up.
-    with locked_directory(path.parent):
-        try:
-            return Catalog(path)
-        except Corrupt as error:
-            aside = path.with_suffix(f".damaged-{time.time_ns()}")
-            log.warning("catalogue damaged, rebuilt", error=error.message, kept_as=str(aside))
-            counts["catalogs_rebuilt"] += 1
-            path.rename(aside)
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            return Catalog(path)
+    return Catalog(open_database(path, CHECKPOINTS, create_tables, counts))
 
 
 def _upload(row: Any) -> Upload:
@@ -326,30 +262,3 @@ def _upload(row: Any) -> Upload:
         created_unix_ms=row[9],
         committed=bool(row[10]),
     )
-
-
-def _fault(error: sqlite3.DatabaseError, path: Path) -> PenstockError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    # Without room for its shared memory SQLite reports a mere I/O error.
-    no_room = code == sqlite3.SQLITE_IOERR and disk_usage(path.parent).free < _ROOM_BYTES
-    if code == sqlite3.SQLITE_FULL or no_room:
-        return LimitExceeded(
-            f"the disk of the checkpoint store {path.parent} is full: free space there or delete "
-            "checkpoints",
-            reason="DISK_FULL",
-        )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Corrupt(
-            f"the catalogue {path} of the checkpoint store is damaged: {error}: restart the "
-            "service, which rebuilds it from the files",
-            reason="CATALOG_DAMAGED",
-        )
-    return Internal(
-        f"the catalogue {path} of the checkpoint store fails: {error}", reason="CATALOG"
-    )
-
-
-def _check_pages(database: sqlite3.Connection) -> None:
-    ((found,),) = database.execute("PRAGMA quick_check(1)").fetchall()
-    if found != "ok":
-        raise Corrupt(f"the catalogue is damaged: {found}", reason="CATALOG_DAMAGED")

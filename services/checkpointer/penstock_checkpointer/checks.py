@@ -15,7 +15,7 @@ from penstock.chunks import Digest
 from penstock.container import Verified, verify
 from penstock.errors import Corrupt, InvalidInput, LimitExceeded, PenstockError
 from penstock_checkpointer.catalog import Catalog
-from penstock_checkpointer.durable import disk_fault
+from penstock_checkpointer.faults import disk_fault
 from penstock_checkpointer.shelf import Shelf
 
 __all__ = ["Checks", "check_digest"]

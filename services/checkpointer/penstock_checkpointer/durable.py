@@ -1,8 +1,7 @@
-"""File operations that are on disk when they return, and the meaning of their failures."""
+"""File operations that are on disk when they return."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Generator
@@ -10,18 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from penstock.disk import sync_directory
-from penstock.errors import Internal, LimitExceeded, PenstockError
 
 __all__ = [
-    "disk_fault",
     "locked_directory",
     "locked_file",
     "make_directories",
     "make_directory",
     "write_durably",
 ]
-
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def make_directory(path: Path) -> None:
@@ -76,19 +71,3 @@ def locked_directory(path: Path) -> Generator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def disk_fault(error: OSError, doing: str) -> PenstockError:
-    """The error that callers see when the disk refuses.
-
-    Args:
-        error: From the operating system.
-        doing: What was tried, e.g. ``"storing chunks of run-a/100"``.
-    """
-    if error.errno in _DISK_FULL:
-        return LimitExceeded(
-            f"{doing}: the disk of the checkpoint store is full ({error.strerror}): free space or "
-            "delete checkpoints, then save again; nothing that was acknowledged is lost",
-            reason="DISK_FULL",
-        )
-    return Internal(f"{doing}: {error.strerror or error}", reason="DISK_ERROR")

@@ -28,7 +28,8 @@ from penstock.disk import sync_directory
 from penstock.errors import AlreadyExists, Conflict, InvalidInput, LimitExceeded, NotFound
 from penstock.failpoints import failpoint
 from penstock_checkpointer.catalog import Catalog, Upload
-from penstock_checkpointer.durable import disk_fault, locked_file
+from penstock_checkpointer.durable import locked_file
+from penstock_checkpointer.faults import disk_fault
 from penstock_checkpointer.layout import Layout
 from penstock_checkpointer.quota import check_quotas
 

@@ -33,7 +33,8 @@ from penstock.retention import Collected, RetentionPolicy
 from penstock_checkpointer.binding import check_binding, remember_binding
 from penstock_checkpointer.catalog import Upload, open_catalog
 from penstock_checkpointer.checks import Checks, check_digest
-from penstock_checkpointer.durable import disk_fault, locked_file
+from penstock_checkpointer.durable import locked_file
+from penstock_checkpointer.faults import disk_fault
 from penstock_checkpointer.layout import Layout, Note
 from penstock_checkpointer.local_shelf import LocalShelf
 from penstock_checkpointer.lookup import Lookup

@@ -45,7 +45,7 @@ def test_commit_syncs_content_then_renames_then_syncs_the_directory_then_lists(
     upload = store.begin_upload(offered.request)
     store.append(upload.upload_id, 0, offered.data)
     statements = []
-    store._catalog._database.set_trace_callback(
+    store._catalog._database._connection.set_trace_callback(
         lambda sql: (statements.append(sql), calls.append(("sql", sql.split()[0])))
     )
     store.commit(upload.upload_id)
@@ -71,7 +71,7 @@ def test_commit_syncs_content_then_renames_then_syncs_the_directory_then_lists(
 
 
 def test_catalogue_syncs_every_commit(store):
-    database = store._catalog._database
+    database = store._catalog._database._connection
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert database.execute("PRAGMA synchronous").fetchone() == (2,)
 
@@ -145,7 +145,7 @@ def test_catalogue_that_fails_after_the_rename_loses_nothing(store, save, conten
     offered = content(STATE)
     upload = store.begin_upload(offered.request)
     store.append(upload.upload_id, 0, offered.data)
-    store._catalog._database.set_authorizer(
+    store._catalog._database._connection.set_authorizer(
         lambda action, table, *_: (
             sqlite3.SQLITE_DENY
             if action == sqlite3.SQLITE_INSERT and table == "checkpoints"
@@ -154,7 +154,7 @@ def test_catalogue_that_fails_after_the_rename_loses_nothing(store, save, conten
     )
     with pytest.raises(Internal, match="catalogue"):
         store.commit(upload.upload_id)
-    store._catalog._database.set_authorizer(None)
+    store._catalog._database._connection.set_authorizer(None)
     with pytest.raises(NotFound):
         store.list("run")
     # Asked again, the client is sent back to the beginning, and what lies there is replaced.
@@ -168,7 +168,7 @@ def test_commit_killed_before_its_row_is_listed_at_the_next_start(store, content
     offered = content(STATE, tags=("best",), metrics={"loss": 1.0})
     upload = store.begin_upload(offered.request)
     store.append(upload.upload_id, 0, offered.data)
-    store._catalog._database.set_authorizer(
+    store._catalog._database._connection.set_authorizer(
         lambda action, table, *_: (
             sqlite3.SQLITE_DENY
             if action == sqlite3.SQLITE_INSERT and table == "checkpoints"

@@ -8,8 +8,8 @@ import structlog
 
 from penstock.errors import LimitExceeded
 from penstock.streams import PushRequest
+from penstock_checkpointer.database import Database
 from penstock_checkpointer.rollouts.catalog import RolloutCatalog
-from penstock_checkpointer.rollouts.database import Database
 from penstock_checkpointer.rollouts.queue import Queue
 from penstock_checkpointer.rollouts.staging import RolloutStaging
 

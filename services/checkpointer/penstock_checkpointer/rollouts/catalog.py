@@ -12,7 +12,7 @@ from typing import Any
 from penstock.chunks import Digest
 from penstock.errors import LimitExceeded, NotFound
 from penstock.streams import ProducerState, RolloutInfo, StreamSettings
-from penstock_checkpointer.rollouts.database import Database
+from penstock_checkpointer.database import Database
 from penstock_checkpointer.rollouts.limits import RolloutLimits
 from penstock_checkpointer.rollouts.schema import ROLLOUT_COLUMNS
 

@@ -27,10 +27,10 @@ from penstock.errors import (
 from penstock.failpoints import failpoint
 from penstock.rollout_file import Index, verify
 from penstock.streams import PushRequest, RolloutInfo
+from penstock_checkpointer.database import Database
 from penstock_checkpointer.durable import locked_file
 from penstock_checkpointer.rollouts.admission import Admission
 from penstock_checkpointer.rollouts.catalog import RolloutCatalog
-from penstock_checkpointer.rollouts.database import Database
 from penstock_checkpointer.rollouts.faults import disk_fault
 from penstock_checkpointer.rollouts.layout import RolloutLayout, StreamNote
 from penstock_checkpointer.rollouts.rebuild import Rebuild

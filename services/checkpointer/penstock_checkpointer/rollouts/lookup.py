@@ -5,8 +5,8 @@ from __future__ import annotations
 from penstock.checkpoints import check_name
 from penstock.errors import InvalidInput, NotFound
 from penstock.streams import Opened, RolloutInfo, Take, Which
+from penstock_checkpointer.database import Database
 from penstock_checkpointer.rollouts.catalog import RolloutCatalog, StreamRow
-from penstock_checkpointer.rollouts.database import Database
 from penstock_checkpointer.rollouts.queue import Queue
 from penstock_checkpointer.rollouts.removal import Removal
 from penstock_checkpointer.rollouts.staging import check_number

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.streams import PushRequest
-from penstock_checkpointer.rollouts.database import Database
+from penstock_checkpointer.database import Database
 
 __all__ = ["Push", "Pushes"]
 

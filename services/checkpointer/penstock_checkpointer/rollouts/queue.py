@@ -15,9 +15,9 @@ import structlog
 
 from penstock.errors import LimitExceeded, NotFound
 from penstock.streams import ConsumerState, RolloutInfo, StreamSettings, Take
+from penstock_checkpointer.database import Database
 from penstock_checkpointer.rollouts.catalog import as_rollout
 from penstock_checkpointer.rollouts.conditions import AT_WORK, WAITING, WAITS
-from penstock_checkpointer.rollouts.database import Database
 from penstock_checkpointer.rollouts.limits import RolloutLimits
 from penstock_checkpointer.rollouts.schema import ROLLOUT_COLUMNS
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["ROLLOUT_COLUMNS", "TABLES"]
+import sqlite3
+
+__all__ = ["ROLLOUT_COLUMNS", "create_tables"]
 
 ROLLOUT_COLUMNS = (
     "stream, sequence, producer, iteration, policy_version, envs, steps, raw_size_bytes, "
@@ -23,7 +25,7 @@ _ROLLOUT = """
     created_unix_ms INTEGER NOT NULL,
 """
 
-TABLES = f"""
+_TABLES = f"""
 CREATE TABLE IF NOT EXISTS streams (
     stream TEXT PRIMARY KEY,
     capacity INTEGER NOT NULL,
@@ -103,3 +105,8 @@ CREATE TABLE IF NOT EXISTS pushes (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS open_pushes ON pushes (stream) WHERE sequence IS NULL;
 """
+
+
+def create_tables(database: sqlite3.Connection) -> None:
+    """Create what is missing; the caller is alone with the database."""
+    database.executescript(_TABLES)

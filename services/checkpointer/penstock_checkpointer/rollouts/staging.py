@@ -20,9 +20,9 @@ from penstock.chunks import CHUNK_BYTES, Digest
 from penstock.errors import AlreadyExists, InvalidInput, LimitExceeded, NotFound
 from penstock.failpoints import failpoint
 from penstock.streams import PushRequest, RolloutInfo
+from penstock_checkpointer.database import Database
 from penstock_checkpointer.durable import locked_file
 from penstock_checkpointer.rollouts.catalog import RolloutCatalog
-from penstock_checkpointer.rollouts.database import Database
 from penstock_checkpointer.rollouts.faults import disk_fault
 from penstock_checkpointer.rollouts.layout import RolloutLayout, check_push_id
 from penstock_checkpointer.rollouts.limits import RolloutLimits

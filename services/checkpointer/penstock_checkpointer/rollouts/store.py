@@ -27,10 +27,11 @@ from penstock.streams import (
     StreamState,
     Which,
 )
+from penstock_checkpointer.database import open_database
+from penstock_checkpointer.faults import ROLLOUTS
 from penstock_checkpointer.rollouts.admission import Admission
 from penstock_checkpointer.rollouts.catalog import RolloutCatalog, StreamRow
 from penstock_checkpointer.rollouts.commit import Commit
-from penstock_checkpointer.rollouts.database import open_database
 from penstock_checkpointer.rollouts.faults import disk_fault
 from penstock_checkpointer.rollouts.layout import RolloutLayout, StreamNote, check_push_id
 from penstock_checkpointer.rollouts.limits import RolloutLimits
@@ -38,6 +39,7 @@ from penstock_checkpointer.rollouts.lookup import Lookup, check_which
 from penstock_checkpointer.rollouts.queue import Queue
 from penstock_checkpointer.rollouts.rebuild import Rebuild
 from penstock_checkpointer.rollouts.removal import Removal
+from penstock_checkpointer.rollouts.schema import create_tables
 from penstock_checkpointer.rollouts.staging import RolloutStaging, check_number, check_request
 from penstock_checkpointer.rollouts.waiting import Changes
 
@@ -69,7 +71,9 @@ class RolloutStore:
         doing = f"opening the rollout store {root}"
         try:
             self._layout = RolloutLayout(root)
-            self._database = open_database(self._layout.catalog, self.counts)
+            self._database = open_database(
+                self._layout.catalog, ROLLOUTS, create_tables, self.counts
+            )
         except (FileExistsError, NotADirectoryError) as error:
             raise InvalidInput(
                 f"{doing}: it is, or lies below, a file: name a directory", field="root"

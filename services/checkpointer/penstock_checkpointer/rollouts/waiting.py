@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from penstock_checkpointer.rollouts.database import Database
+from penstock_checkpointer.database import Database
 
 __all__ = ["Changes"]
 

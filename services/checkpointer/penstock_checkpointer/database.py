@@ -1,4 +1,4 @@
-"""The database below the catalogue of rollouts: SQLite, one writer at a time among processes."""
+"""The database below a catalogue: SQLite, one writer at a time among threads and processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import structlog
 
 from penstock.errors import Corrupt, PenstockError, Unavailable
 from penstock_checkpointer.durable import locked_directory
-from penstock_checkpointer.rollouts.faults import catalog_fault
-from penstock_checkpointer.rollouts.schema import TABLES
+from penstock_checkpointer.faults import Kept, catalog_fault
 
 __all__ = ["Database", "open_database"]
 
@@ -30,6 +29,8 @@ class Database:
 
     Args:
         path: Of the file; created if missing.
+        kept: What the store keeps.
+        create_tables: Creates what is missing; it is alone with the database.
 
     Raises:
         Corrupt: The file is damaged or no database.
@@ -37,16 +38,18 @@ class Database:
         Internal: It cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.RLock()
+    def __init__(
+        self, path: Path, kept: Kept, create_tables: Callable[[sqlite3.Connection], None]
+    ) -> None:
+        self._path, self._kept, self._lock = path, kept, threading.RLock()
         self._synced = self._closed = False
         try:
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
-            self._set_up()
+            self._set_up(create_tables)
         except sqlite3.Error as error:
-            raise catalog_fault(error, path) from error
+            raise catalog_fault(error, path, kept) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -104,30 +107,37 @@ class Database:
 
     def _fault(self, error: sqlite3.Error) -> PenstockError:
         if self._closed:
-            return Unavailable("the rollout store is closed", reason="ENDING")
-        return catalog_fault(error, self._path)
+            return Unavailable(f"the {self._kept.name} store is closed", reason="ENDING")
+        return catalog_fault(error, self._path, self._kept)
 
     def _sync(self, *, durable: bool) -> None:
         if durable != self._synced:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._synced = durable
 
-    def _set_up(self) -> None:
+    def _set_up(self, create_tables: Callable[[sqlite3.Connection], None]) -> None:
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._sync(durable=True)
             _check_pages(self._connection)
-            self._connection.executescript(TABLES)
+            create_tables(self._connection)
         except BaseException:
             self._connection.close()
             raise
 
 
-def open_database(path: Path, counts: Counter[str]) -> Database:
+def open_database(
+    path: Path,
+    kept: Kept,
+    create_tables: Callable[[sqlite3.Connection], None],
+    counts: Counter[str],
+) -> Database:
     """Open a database; one that is damaged is put aside (and said), to be filled anew.
 
     Args:
         path: Of the file; created if missing.
+        kept: What the store keeps.
+        create_tables: Creates what is missing.
         counts: Counts catalogues that were damaged.
 
     Raises:
@@ -137,17 +147,20 @@ def open_database(path: Path, counts: Counter[str]) -> Database:
     # Alone, for SQLite does not wait for others while a database is being set up.
     with locked_directory(path.parent):
         try:
-            return Database(path)
+            return Database(path, kept, create_tables)
         except Corrupt as error:
             aside = path.with_suffix(f".damaged-{time.time_ns()}")
             log.warning(
-                "rollout catalogue damaged, rebuilt", error=error.message, kept_as=str(aside)
+                "catalogue damaged, rebuilt",
+                of=kept.name,
+                error=error.message,
+                kept_as=str(aside),
             )
             counts["catalogs_rebuilt"] += 1
             path.rename(aside)
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-            return Database(path)
+            return Database(path, kept, create_tables)
 
 
 def _check_pages(connection: sqlite3.Connection) -> None:
