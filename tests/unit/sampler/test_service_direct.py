@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -202,6 +203,35 @@ def test_transitions_that_no_message_holds_are_refused_and_not_cached_for(
         answered(service, request_for(backend, [0], frame_spec=spec))
     assert caught.value.reason == "TRANSITION_TOO_LARGE"
     assert looked_for == []
+
+
+def test_what_no_memory_holds_is_asked_of_the_disk_before_it_is_sent(
+    service: SamplerService, backend: Hdf5Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+    waited_for: list[tuple[int, int]] = []
+    preadv, sendfile = os.preadv, os.sendfile
+
+    def read(descriptor: int, into: Any, offset: int, *without_waiting: int) -> int:
+        if without_waiting:
+            raise BlockingIOError
+        return preadv(descriptor, into, offset)
+
+    def advise(descriptor: int, offset: int, size: int, _: int) -> None:
+        asked.append((descriptor, offset, offset + size))
+
+    def send(to: int, descriptor: int, offset: int, size: int) -> int:
+        if not any(d == descriptor and a <= offset and offset + size <= b for d, a, b in asked):
+            waited_for.append((descriptor, offset))
+        return sendfile(to, descriptor, offset, size)
+
+    monkeypatch.setattr(os, "preadv", read)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(os, "sendfile", send)
+    last_first = list(reversed(range(0, backend.info().transitions, 2)))
+    assert len(answered(service, request_for(backend, last_first))) > 1
+    assert asked
+    assert not waited_for
 
 
 def test_a_place_is_held_while_an_answer_is_sent_and_free_afterwards(

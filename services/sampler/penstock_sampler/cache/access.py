@@ -5,13 +5,11 @@ Both give the same pixels, so a batch may mix them.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +160,7 @@ class FrameAccess:
         Raises:
             DataFault: A file is not cached and cannot be read any more; names it.
         """
-        distinct, current, following = shown(wanted)
+        distinct, current, following = shown(wanted, by_file=True)
         parts, fresh = self._encoded(distinct, wanted)
         counts = Counter[str]()
         for part in parts:
@@ -192,24 +190,25 @@ class FrameAccess:
 
         Only sizes are read now. The data raises Corrupt when it is read and is damaged.
         """
-        distinct, current, following = shown(wanted)
+        # Who reads or sends them goes from one to the next, and has the disk read ahead.
+        distinct, current, following = shown(wanted, by_file=False)
+        slots: dict[int, int] = {}
         files: list[FrameFile] = []
         keys: dict[FrameFile, FrameKey] = {}
-        places: list[tuple[int, int]] = []
-        for number, group in itertools.groupby(distinct, key=itemgetter(0)):
+        for number in dict.fromkeys(number for number, _ in distinct):
             key = self.key(number, wanted.height, wanted.width)
             file = self._find(key)
             if file is None or file.header.codec not in accepted:
                 return None
             if files and file.header.codec != files[0].header.codec:
                 return None
-            places += [(len(files), row) for _, row in group]
+            slots[number] = len(files)
             files.append(file)
             keys[file] = key
         if not files:
             return None
         try:
-            records = EncodedRecords(files, places)
+            records = EncodedRecords(files, [(slots[number], row) for number, row in distinct])
         except DamagedFile as error:
             self._damaged(keys[error.file], error.file, error)
             return None

@@ -32,12 +32,25 @@ class Wanted:
 
 
 def shown(
-    wanted: Wanted,
+    wanted: Wanted, *, by_file: bool
 ) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
-    """Every observation once, by file and row, and which of them each transition shows."""
-    rows = np.concatenate([wanted.row, wanted.next_row])
-    keys = np.tile(wanted.file.astype(np.int64), 2) << 32 | rows  # a file has less than 2^31 rows
-    distinct, places = np.unique(keys, return_inverse=True)
+    """Every observation once, its file and row, and which of them each transition shows.
+
+    Args:
+        wanted: ``n`` transitions.
+        by_file: Whether they are ordered by file and row; else as the transitions need them.
+    """
+    # A file has less than 2^31 rows.
+    keys = (
+        np.stack([wanted.row, wanted.next_row], axis=1)
+        | wanted.file.astype(np.int64)[:, None] << 32
+    )
+    distinct, firsts, places = np.unique(keys, return_index=True, return_inverse=True)
+    places = places.reshape(-1, 2).astype(np.int64)
+    if not by_file:
+        order = np.argsort(firsts)
+        place_of = np.empty_like(order)
+        place_of[order] = np.arange(len(order))
+        distinct, places = distinct[order], place_of[places]
     pairs = zip((distinct >> 32).tolist(), (distinct & 0xFFFFFFFF).tolist(), strict=True)
-    places = places.reshape(-1).astype(np.int64)
-    return list(pairs), places[: len(wanted.row)], places[len(wanted.row) :]
+    return list(pairs), places[:, 0], places[:, 1]
