@@ -31,7 +31,9 @@ __all__ = ["Connection", "Described", "Replica", "State", "describe", "list_data
 DESCRIBE_S = 10.0
 LIST_S = 300.0
 CALLS_PER_REPLICA = 1
-"""Streams side by side bring no more: their threads wait for each other."""
+"""Over gRPC, streams side by side bring no more: their threads wait for each other."""
+DIRECT_CALLS_PER_REPLICA = 2
+"""Over the direct port, one is received while another is decoded."""
 _MOST_CALLS = 4
 """With those that are stalled."""
 _FETCH = "/penstock.v1.SamplerService/Fetch"
@@ -167,7 +169,9 @@ class Replica:
         most = _MOST_CALLS
         if self.described is not None:
             most = max(1, min(most, self.described.max_calls))
-        free = min(CALLS_PER_REPLICA - (self.calls - self.stalled), most - self.calls)
+        direct = self.direct is not None and not self.direct.is_resting()
+        usual = DIRECT_CALLS_PER_REPLICA if direct else CALLS_PER_REPLICA
+        free = min(usual - (self.calls - self.stalled), most - self.calls)
         if self.state is not State.LIVE or now < self.rests_until:
             free = 0
         return Load(self.calls, max(0, free), self.rows_per_s, self.stalled > 0)
