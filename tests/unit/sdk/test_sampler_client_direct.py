@@ -18,7 +18,7 @@ import xxhash
 from penstock.client.sampler import direct, direct_line
 from penstock.client.sampler.direct import DirectPort
 from penstock.client.sampler.received import parse_fetched
-from penstock.client.sampler.replica import Replica
+from penstock.client.sampler.replica import Replica, State
 from penstock.errors import Cancelled
 from penstock.v1 import sampler_pb2 as pb
 
@@ -228,8 +228,10 @@ EXPECTED = [(row, each, b"".join(images_of(each))) for row, each in enumerate(ID
 def test_all_comes_over_one_connection_call_after_call(port_of, grpc, faults):
     with Server([WHOLE] * 3) as server:
         port = port_of(server)
+        assert not port.carries
         for _ in range(3):
             assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [True] * 6)
+            assert port.carries
         assert server.requests == [REQUEST] * 3
         assert server.connections == 1
     assert (grpc.requests, faults) == ([], [])
@@ -239,8 +241,11 @@ def test_what_is_refused_comes_over_grpc_and_the_connection_is_kept(port_of, grp
     with Server([REFUSED, HALF + REFUSED, WHOLE]) as server:
         port = port_of(server)
         assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [False] * 6)
+        assert not port.carries
         assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [True] * 3 + [False] * 3)
+        assert not port.carries
         assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [True] * 6)
+        assert port.carries
         assert server.connections == 1
     assert grpc.requests[0] == REQUEST
     rest = pb.FetchRequest(
@@ -291,6 +296,7 @@ def test_an_answer_that_breaks_off_is_finished_over_grpc(port_of, grpc, faults, 
         assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [True] * 3 + [False] * 3)
         assert len(faults) == 1
         assert list(grpc.requests[0].transition_ids) == [9, 1, 4]
+        assert not port.carries
         # The next call tries again, on a connection that knows nothing of the broken one.
         assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [True] * 6)
         assert server.connections == 2
@@ -320,8 +326,10 @@ def test_a_server_that_speaks_otherwise_is_left_alone(port_of, grpc, faults, cap
 def test_a_connection_that_was_closed_meanwhile_is_made_again(port_of, grpc, faults):
     with Server([WHOLE], [WHOLE, None], [WHOLE]) as server:
         port = port_of(server)
+        assert not port.carries
         for _ in range(3):
             assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [True] * 6)
+            assert port.carries
         assert server.connections == 3
     assert (grpc.requests, faults) == ([], [])
 
@@ -599,5 +607,22 @@ def test_a_replica_that_is_another_one_by_now_gets_another_port():
         assert first.is_resting()
         replica.offer_direct(described(0), lambda: None)
         assert replica.direct is None
+    finally:
+        replica.close()
+
+
+def test_a_replica_is_asked_for_two_parts_at_a_time_while_its_port_carries_them():
+    replica = Replica("ipv4:10.0.0.7:50051")
+    try:
+        replica.state = State.LIVE
+        assert replica.load(0.0).free == 1
+        replica.offer_direct(described(4000), lambda: None)
+        assert replica.load(0.0).free == 1
+        replica.direct.carries = True
+        assert replica.load(0.0).free == 2
+        replica.calls = 1
+        assert replica.load(0.0).free == 1
+        replica.direct.carries = False
+        assert replica.load(0.0).free == 0
     finally:
         replica.close()

@@ -47,6 +47,9 @@ class DirectPort:
         port: As ``GetDataset`` names it.
         replica_id: Of the process; nobody else is asked.
         on_fault: Called when the port cannot be reached or breaks off.
+
+    Attributes:
+        carries: Whether the latest call that ended came this way from end to end.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class DirectPort:
         self._closed = False
         self._try_at, self._rest_s = 0.0, _FIRST_REST_S
         self._level = logging.WARNING
+        self.carries = False
 
     def fetch(
         self, request: pb.FetchRequest, over_grpc: Callable[[pb.FetchRequest], Any]
@@ -111,6 +115,7 @@ class DirectPort:
         with self._lock:
             self._try_at = time.monotonic() + self._rest_s
             self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
+            self.carries = False
             level, self._level = self._level, logging.INFO
         self._on_fault()
         log.log(
@@ -124,6 +129,7 @@ class DirectPort:
 
     def fault(self, what: str) -> None:
         """Note that an answer did not come to its end."""
+        self.carries = False
         self._on_fault()
         log.info("%s: its direct port %s: the rest comes over gRPC", self.name, what)
 
@@ -204,8 +210,10 @@ class DirectFetch:
                     yield received
                 line.receive_end()
                 usable, again = True, False
+                self._port.carries = True
             except Refused as refused:
                 usable = True
+                self._port.carries = False
                 raise _NotThisWay from refused
             except OSError as error:
                 self._check_cancelled(error)

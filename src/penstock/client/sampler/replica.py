@@ -169,7 +169,7 @@ class Replica:
         most = _MOST_CALLS
         if self.described is not None:
             most = max(1, min(most, self.described.max_calls))
-        direct = self.direct is not None and not self.direct.is_resting()
+        direct = self.direct is not None and self.direct.carries
         usual = DIRECT_CALLS_PER_REPLICA if direct else CALLS_PER_REPLICA
         free = min(usual - (self.calls - self.stalled), most - self.calls)
         if self.state is not State.LIVE or now < self.rests_until:
