@@ -24,9 +24,12 @@ from penstock_converter.checks.findings import told
 from penstock_converter.messages.images import MAX_PIXELS, decode_image
 from penstock_converter.outputs.shards import Shard
 
-__all__ = ["CameraImages", "Picture", "TableColumn", "decode_file", "open_camera", "sampled"]
+__all__ = ["CameraImages", "Picture", "Sample", "TableColumn", "decode_file", "open_camera"]
 
 _SAMPLES = 5
+_ALL_SAMPLES = 1000
+"""Images of a camera that are looked at, unless there are more episodes: one of each, then."""
+
 _NEAR_FRAMES = 8
 """Frames farther ahead are sought, nearer ones are reached by decoding."""
 
@@ -68,11 +71,35 @@ class CameraImages(Protocol):
         ...
 
 
-def sampled(count: int, *, full: bool) -> list[int]:
-    """Frames of an episode that are looked at: all, or first, middle, last and two between."""
-    if full or count <= _SAMPLES:
-        return list(range(count))
-    return np.unique(np.linspace(0, count - 1, _SAMPLES).round().astype(int)).tolist()
+class Sample:
+    """Which frames of an episode are looked at.
+
+    Args:
+        episodes: Of the dataset; where there are many, fewer frames of each are looked at.
+        full: All frames of all of them.
+    """
+
+    def __init__(self, episodes: int, *, full: bool) -> None:
+        self._each = min(_SAMPLES, max(1, _ALL_SAMPLES // max(1, episodes)))
+        self._full = full
+
+    def of(self, episode: int, count: int) -> list[int]:
+        """Frames of an episode that has ``count``, ascending."""
+        if self._full:
+            return list(range(count))
+        places = np.unique(np.linspace(0, count - 1, min(_SAMPLES, count)).round().astype(int))
+        # The next episode goes on where this one ends, so that no place is left out in all of them.
+        turns = (episode * self._each + np.arange(min(self._each, len(places)))) % max(
+            1, len(places)
+        )
+        return np.sort(places[turns]).tolist()
+
+    def __str__(self) -> str:
+        if self._full:
+            return "all frames"
+        if self._each == _SAMPLES:
+            return "first, middle, last and two more frames of each episode"
+        return f"{self._each} of {_SAMPLES} frames of each episode in turn, as there are so many"
 
 
 def open_camera(dataset: Dataset, name: str) -> CameraImages:

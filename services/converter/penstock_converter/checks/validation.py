@@ -14,6 +14,7 @@ from penstock_converter.checks.drawing import draw_pictures
 from penstock_converter.checks.findings import Ledger, Validation
 from penstock_converter.checks.hdf5_files import check_hdf5
 from penstock_converter.checks.image_statistics import check_images
+from penstock_converter.checks.images import Sample
 from penstock_converter.checks.metadata import check_metadata
 from penstock_converter.checks.number_statistics import check_numbers
 from penstock_converter.checks.recordings import check_recordings
@@ -54,31 +55,36 @@ def validate_dataset(
     cv2.setNumThreads(1)  # images are small, and come one by one
     try:
         ledger, dataset = Ledger(), open_dataset(folder)
+        episodes, frames = _extent(dataset)
+        sample = Sample(episodes, full=full)
         files = hdf5 if hdf5 is not None else _own_hdf5(folder)
-        _check_lerobot(dataset, files, ledger, full=full)
+        _check_lerobot(dataset, files, ledger, sample)
         if files is not None:
-            check_hdf5(dataset, files, ledger, full=full)
+            check_hdf5(dataset, files, ledger, sample)
         elif dataset.mapping is not None and dataset.mapping.outputs.hdf5 is not None:
             ledger.skip("hdf5 layout", "the mapping asks for HDF5 files: name their folder")
-        check_recordings(dataset, files, bags, ledger, full=full)
+        check_recordings(dataset, files, bags, ledger, sample)
         drawn: list[Path] = []
         if pictures is not None:
             with ledger.check("pictures") as check:
                 drawn = draw_pictures(dataset, files, pictures, check)
     finally:
         cv2.setNumThreads(threads)
-    episodes = dataset.episodes
-    outcome = dataset.outcome
     found = Validation(
         str(folder), full, ledger.checks, pictures=[dataset.relative(path) for path in drawn]
     )
-    if episodes is not None:
-        found.episodes, found.frames = len(episodes), int(episodes.length.sum())
-    elif outcome is not None:
-        found.episodes = sum(bag.episodes for bag in outcome.converted)
-        found.frames = outcome.frames
+    found.episodes, found.frames = episodes, frames
     found.seconds = round(time.monotonic() - begun, 3)
     return found
+
+
+def _extent(dataset: Dataset) -> tuple[int, int]:
+    """Episodes and frames of the tables, or of the conversion where there are none."""
+    if dataset.episodes is not None:
+        return len(dataset.episodes), int(dataset.episodes.length.sum())
+    if dataset.outcome is not None:
+        return sum(bag.episodes for bag in dataset.outcome.converted), dataset.outcome.frames
+    return 0, 0
 
 
 def _own_hdf5(folder: Path) -> Path | None:
@@ -90,7 +96,7 @@ def _own_hdf5(folder: Path) -> Path | None:
     return folder if bare else None
 
 
-def _check_lerobot(dataset: Dataset, hdf5: Path | None, ledger: Ledger, *, full: bool) -> None:
+def _check_lerobot(dataset: Dataset, hdf5: Path | None, ledger: Ledger, sample: Sample) -> None:
     root, mapping = dataset.root, dataset.mapping
     nothing = not any((root / part).exists() for part in ("meta", "data", "videos"))
     expected = mapping is not None and mapping.outputs.lerobot is not None and hdf5 != root
@@ -101,4 +107,4 @@ def _check_lerobot(dataset: Dataset, hdf5: Path | None, ledger: Ledger, *, full:
     check_tables(dataset, ledger)
     check_numbers(dataset, ledger)
     check_videos(dataset, ledger)
-    check_images(dataset, ledger, full=full)
+    check_images(dataset, ledger, sample)
