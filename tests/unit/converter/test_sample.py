@@ -27,14 +27,22 @@ def test_few_episodes_give_five_frames_each() -> None:
     assert str(sample).startswith("first, middle, last")
 
 
-def test_many_episodes_give_a_thousand_images_together_from_all_places() -> None:
-    sample = Sample(500, full=False)
-    found = [sample.of(episode, 101) for episode in range(500)]
-    assert sum(map(len, found)) == 1000
-    assert found[:3] == [[0, 25], [50, 75], [0, 100]]
-    assert str(sample).startswith("2 of 5 frames")
+def test_of_many_episodes_some_give_five_frames_and_all_others_one() -> None:
+    sample = Sample(1000, full=False)
+    found = [sample.of(episode, 101) for episode in range(1000)]
+    assert found[:3] == [[0, 25, 50, 75, 100], [25], [50]]
+    assert sum(len(frames) == 5 for frames in found) == 200
+    assert sum(map(len, found)) == 1800
+    assert "every 5. episode" in str(sample)
 
 
-def test_of_every_episode_there_is_one_frame_however_many_there_are() -> None:
-    found = [Sample(5000, full=False).of(episode, 101) for episode in range(6)]
-    assert found == [[0], [25], [50], [75], [100], [0]]
+def test_frames_of_all_places_are_looked_at_in_episodes_of_one_frame() -> None:
+    sample = Sample(800, full=False)
+    ones = [sample.of(episode, 101) for episode in range(800) if episode % 4]
+    assert {frame for (frame,) in ones} == {0, 25, 50, 75, 100}
+
+
+def test_one_image_tells_nothing_of_the_statistics_of_an_episode() -> None:
+    sample = Sample(1000, full=False)
+    assert [sample.is_enough(images, 30) for images in (1, 4, 5)] == [False, False, True]
+    assert sample.is_enough(3, 3)

@@ -130,6 +130,8 @@ class _Camera:
             return
         if histogram is None or count is None:
             return
+        if not self._sample.is_enough(histogram.images, length):
+            return
         self._statistics.count("episodes")
         whole = histogram.images == length and int(count[0]) == length
         lossy = self._dataset.is_video(self._name)

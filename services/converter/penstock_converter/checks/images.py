@@ -27,8 +27,8 @@ from penstock_converter.outputs.shards import Shard
 __all__ = ["CameraImages", "Picture", "Sample", "TableColumn", "decode_file", "open_camera"]
 
 _SAMPLES = 5
-_ALL_SAMPLES = 1000
-"""Images of a camera that are looked at, unless there are more episodes: one of each, then."""
+_SAMPLED_EPISODES = 200
+"""So many are looked at with all samples; of the others, one frame each."""
 
 _NEAR_FRAMES = 8
 """Frames farther ahead are sought, nearer ones are reached by decoding."""
@@ -80,26 +80,29 @@ class Sample:
     """
 
     def __init__(self, episodes: int, *, full: bool) -> None:
-        self._each = min(_SAMPLES, max(1, _ALL_SAMPLES // max(1, episodes)))
+        self._every = max(1, -(-episodes // _SAMPLED_EPISODES))
         self._full = full
 
     def of(self, episode: int, count: int) -> list[int]:
         """Frames of an episode that has ``count``, ascending."""
-        if self._full:
+        if self._full or count <= _SAMPLES:
             return list(range(count))
-        places = np.unique(np.linspace(0, count - 1, min(_SAMPLES, count)).round().astype(int))
-        # The next episode goes on where this one ends, so that no place is left out in all of them.
-        turns = (episode * self._each + np.arange(min(self._each, len(places)))) % max(
-            1, len(places)
-        )
-        return np.sort(places[turns]).tolist()
+        places: list[int] = np.linspace(0, count - 1, _SAMPLES).round().astype(int).tolist()
+        if episode % self._every == 0:
+            return places
+        return [places[episode % _SAMPLES]]
+
+    def is_enough(self, images: int, count: int) -> bool:
+        """Whether so many images of an episode tell something of its statistics."""
+        return images >= min(_SAMPLES, count)
 
     def __str__(self) -> str:
         if self._full:
             return "all frames"
-        if self._each == _SAMPLES:
-            return "first, middle, last and two more frames of each episode"
-        return f"{self._each} of {_SAMPLES} frames of each episode in turn, as there are so many"
+        five = "first, middle, last and two more frames of "
+        if self._every == 1:
+            return five + "each episode"
+        return five + f"every {self._every}. episode, one frame of each other one"
 
 
 def open_camera(dataset: Dataset, name: str) -> CameraImages:
