@@ -55,10 +55,10 @@ def validate_dataset(
     cv2.setNumThreads(1)  # images are small, and come one by one
     try:
         ledger, dataset = Ledger(), open_dataset(folder)
+        files = hdf5 if hdf5 is not None else _own_hdf5(folder)
+        _check_lerobot(dataset, files, ledger, full=full)
         episodes, frames = _extent(dataset)
         sample = Sample(episodes, full=full)
-        files = hdf5 if hdf5 is not None else _own_hdf5(folder)
-        _check_lerobot(dataset, files, ledger, sample)
         if files is not None:
             check_hdf5(dataset, files, ledger, sample)
         elif dataset.mapping is not None and dataset.mapping.outputs.hdf5 is not None:
@@ -79,7 +79,7 @@ def validate_dataset(
 
 
 def _extent(dataset: Dataset) -> tuple[int, int]:
-    """Episodes and frames of the tables, or of the conversion where there are none."""
+    """Episodes and frames of the tables that were read, or of the conversion where none were."""
     if dataset.episodes is not None:
         return len(dataset.episodes), int(dataset.episodes.length.sum())
     if dataset.outcome is not None:
@@ -96,7 +96,7 @@ def _own_hdf5(folder: Path) -> Path | None:
     return folder if bare else None
 
 
-def _check_lerobot(dataset: Dataset, hdf5: Path | None, ledger: Ledger, sample: Sample) -> None:
+def _check_lerobot(dataset: Dataset, hdf5: Path | None, ledger: Ledger, *, full: bool) -> None:
     root, mapping = dataset.root, dataset.mapping
     nothing = not any((root / part).exists() for part in ("meta", "data", "videos"))
     expected = mapping is not None and mapping.outputs.lerobot is not None and hdf5 != root
@@ -107,4 +107,4 @@ def _check_lerobot(dataset: Dataset, hdf5: Path | None, ledger: Ledger, sample: 
     check_tables(dataset, ledger)
     check_numbers(dataset, ledger)
     check_videos(dataset, ledger)
-    check_images(dataset, ledger, sample)
+    check_images(dataset, ledger, Sample(_extent(dataset)[0], full=full))
