@@ -13,7 +13,7 @@ from penstock.errors import DataFault
 from penstock_converter.checks.comparison import bound_told, compare_images, psnr_bound_db
 from penstock_converter.checks.dataset import Dataset, batch_rows
 from penstock_converter.checks.findings import Check, Ledger
-from penstock_converter.checks.images import CameraImages, Sample, TableColumn, open_camera
+from penstock_converter.checks.images import CameraImages, TableColumn, open_camera, sampled
 from penstock_converter.mapping.model import Hdf5Output
 
 __all__ = ["check_hdf5", "episode_file", "row_datasets"]
@@ -22,7 +22,7 @@ _ROLES = {"joint": np.float32, "actions": np.float32, "rewards": np.float32, "te
 _OBSERVED = "observations"
 
 
-def check_hdf5(dataset: Dataset, folder: Path, ledger: Ledger, sample: Sample) -> None:
+def check_hdf5(dataset: Dataset, folder: Path, ledger: Ledger, *, full: bool) -> None:
     """Check all HDF5 files of a folder; numbers in blocks, images one at a time."""
     layout = ledger.open("hdf5 layout", "N rows, N or N + 1 observations")
     files = sorted(folder.glob("*.hdf5"))
@@ -56,7 +56,7 @@ def check_hdf5(dataset: Dataset, folder: Path, ledger: Ledger, sample: Sample) -
             continue
         camera = open_camera(dataset, name)
         try:
-            _compare_images(dataset, output, folder, name, camera, images, bound, sample)
+            _compare_images(dataset, output, folder, name, camera, images, bound, full=full)
         finally:
             camera.close()
 
@@ -239,7 +239,8 @@ def _compare_images(
     camera: CameraImages,
     check: Check,
     bound_db: float,
-    sample: Sample,
+    *,
+    full: bool,
 ) -> None:
     assert dataset.episodes is not None  # noqa: S101 - the caller knows
     stored = [key for key, feature in output.images.items() if feature == name]
@@ -250,7 +251,7 @@ def _compare_images(
             continue  # said with the layout
         file = dataset.relative(path)
         with check.guard(file=file, episode=episode, feature=name), h5py.File(path, "r") as opened:
-            for picture in camera.of(episode, sample.of(episode, length)):
+            for picture in camera.of(episode, sampled(length, full=full)):
                 if picture.pixels is None:
                     continue  # said with the images
                 for key in stored:

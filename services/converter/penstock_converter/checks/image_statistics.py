@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from penstock_converter.checks.comparison import DEFAULT_CRF
 from penstock_converter.checks.dataset import Dataset
 from penstock_converter.checks.findings import Check, Ledger
-from penstock_converter.checks.images import Sample, open_camera
+from penstock_converter.checks.images import open_camera, sampled
 from penstock_converter.checks.number_statistics import stated_array
 from penstock_converter.outputs.statistics import QUANTILES, Histogram
 
@@ -30,11 +30,12 @@ _RANK = 0.02
 """Share of the pixels by which a quantile may be off in a video; at most ``_ROUGH`` of them."""
 
 
-def check_images(dataset: Dataset, ledger: Ledger, sample: Sample) -> None:
-    """Decode images of every episode, one at a time."""
+def check_images(dataset: Dataset, ledger: Ledger, *, full: bool) -> None:
+    """Decode images of every episode, one at a time; all with ``full``, or a sample."""
     if not dataset.cameras:
         return
-    decoded = ledger.open("images", str(sample))
+    which = "all frames" if full else "first, middle, last and two more frames of each episode"
+    decoded = ledger.open("images", which)
     bound = (
         f"images in tables within {_FILES:.3f} of the range; videos within "
         f"{_codec_slack(dataset):.3g}, beyond {_VIDEOS:.3f} a warning; from a part of the frames "
@@ -46,7 +47,7 @@ def check_images(dataset: Dataset, ledger: Ledger, sample: Sample) -> None:
         return
     for name in dataset.cameras:
         with statistics.guard(feature=name):
-            _Camera(dataset, name, decoded, statistics, sample).check()
+            _Camera(dataset, name, decoded, statistics, full=full).check()
 
 
 def _codec_slack(dataset: Dataset) -> float:
@@ -59,9 +60,9 @@ def _codec_slack(dataset: Dataset) -> float:
 
 class _Camera:
     def __init__(
-        self, dataset: Dataset, name: str, decoded: Check, statistics: Check, sample: Sample
+        self, dataset: Dataset, name: str, decoded: Check, statistics: Check, *, full: bool
     ) -> None:
-        self._dataset, self._name, self._sample = dataset, name, sample
+        self._dataset, self._name, self._full = dataset, name, full
         self._decoded, self._statistics = decoded, statistics
         self._images = open_camera(dataset, name)
         self._depth = dataset.shape(name)[-1] == 1
@@ -76,7 +77,7 @@ class _Camera:
         try:
             for episode, length in enumerate(lengths):
                 file, stated = next(rows, ("", {}))
-                histogram = self._decode(episode, self._sample.of(episode, length))
+                histogram = self._decode(episode, sampled(length, full=self._full))
                 missing = [
                     key for key in ("mean", "std", "min", "max", "count") if key not in stated
                 ]
@@ -129,8 +130,6 @@ class _Camera:
             self._note(problem, file, episode, certain=True)
             return
         if histogram is None or count is None:
-            return
-        if not self._sample.is_enough(histogram.images, length):
             return
         self._statistics.count("episodes")
         whole = histogram.images == length and int(count[0]) == length

@@ -24,12 +24,9 @@ from penstock_converter.checks.findings import told
 from penstock_converter.messages.images import MAX_PIXELS, decode_image
 from penstock_converter.outputs.shards import Shard
 
-__all__ = ["CameraImages", "Picture", "Sample", "TableColumn", "decode_file", "open_camera"]
+__all__ = ["CameraImages", "Picture", "TableColumn", "decode_file", "open_camera", "sampled"]
 
 _SAMPLES = 5
-_SAMPLED_EPISODES = 200
-"""So many are looked at with all samples; of the others, one frame each."""
-
 _NEAR_FRAMES = 8
 """Frames farther ahead are sought, nearer ones are reached by decoding."""
 
@@ -71,38 +68,11 @@ class CameraImages(Protocol):
         ...
 
 
-class Sample:
-    """Which frames of an episode are looked at.
-
-    Args:
-        episodes: Of the dataset; where there are many, fewer frames of each are looked at.
-        full: All frames of all of them.
-    """
-
-    def __init__(self, episodes: int, *, full: bool) -> None:
-        self._every = max(1, -(-episodes // _SAMPLED_EPISODES))
-        self._full = full
-
-    def of(self, episode: int, count: int) -> list[int]:
-        """Frames of an episode that has ``count``, ascending."""
-        if self._full or count <= _SAMPLES:
-            return list(range(count))
-        places: list[int] = np.linspace(0, count - 1, _SAMPLES).round().astype(int).tolist()
-        if episode % self._every == 0:
-            return places
-        return [places[episode % _SAMPLES]]
-
-    def is_enough(self, images: int, count: int) -> bool:
-        """Whether so many images of an episode tell something of its statistics."""
-        return images >= min(_SAMPLES, count)
-
-    def __str__(self) -> str:
-        if self._full:
-            return "all frames"
-        five = "first, middle, last and two more frames of "
-        if self._every == 1:
-            return five + "each episode"
-        return five + f"every {self._every}. episode, one frame of each other one"
+def sampled(count: int, *, full: bool) -> list[int]:
+    """Frames of an episode that are looked at: all, or first, middle, last and two between."""
+    if full or count <= _SAMPLES:
+        return list(range(count))
+    return np.unique(np.linspace(0, count - 1, _SAMPLES).round().astype(int)).tolist()
 
 
 def open_camera(dataset: Dataset, name: str) -> CameraImages:

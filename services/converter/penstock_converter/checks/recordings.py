@@ -17,7 +17,7 @@ from penstock.memory import memory_limit_bytes
 from penstock_converter.checks.comparison import bound_told, psnr_bound_db
 from penstock_converter.checks.dataset import Dataset
 from penstock_converter.checks.findings import Check, Ledger
-from penstock_converter.checks.images import Sample
+from penstock_converter.checks.images import sampled
 from penstock_converter.checks.targets import Hdf5Target, LeRobotTarget, Target
 from penstock_converter.frames.choice import Frames, choose_frames, is_image
 from penstock_converter.frames.stream import FrameMessages, stream_frames
@@ -38,16 +38,17 @@ def check_recordings(
     hdf5: Path | None,
     bags: Sequence[Path] | None,
     ledger: Ledger,
-    sample: Sample,
+    *,
+    full: bool,
 ) -> None:
-    """Make frames of the recordings again and compare.
+    """Make frames of the recordings again and compare; all with ``full``, or a sample.
 
     Args:
         dataset: What was made of them.
         hdf5: Folder of the HDF5 files, if there are any.
         bags: The recordings; None: those that ``conversion.json`` names, where they still are.
         ledger: Takes the checks.
-        sample: Which frames are compared.
+        full: Whether all frames are compared.
     """
     outcome, mapping = dataset.outcome, dataset.mapping
     if outcome is None or mapping is None:
@@ -60,11 +61,12 @@ def check_recordings(
             ledger.skip(name, "the recordings are not where they were: name them with --bags")
         return
     bound_db = psnr_bound_db(mapping.outputs.lerobot)
+    which = "all frames" if full else "first, middle, last and two more frames of each episode"
     frames = ledger.open(_NAMES[0], "as many episodes and rows as the dataset has")
-    numbers = ledger.open(_NAMES[1], f"{sample}, within one step of the type")
+    numbers = ledger.open(_NAMES[1], f"{which}, within one step of the type")
     images = ledger.open(
         _NAMES[2],
-        f"{sample}; tables and HDF5 exact, {bound_told(bound_db)}",
+        f"{which}; tables and HDF5 exact, {bound_told(bound_db)}",
     )
     targets: list[Target] = []
     with ExitStack() as stack:
@@ -79,7 +81,7 @@ def check_recordings(
                 frames.warn(f"{bag.bag} is not there: its episodes are not compared")
                 continue
             with frames.guard(file=str(path)):
-                _Recording(dataset, mapping, bag, path, targets, frames, images, sample).check()
+                _Recording(dataset, mapping, bag, path, targets, frames, images, full=full).check()
 
 
 def _find(converted: Sequence[BagOutcome], bags: Sequence[Path] | None) -> list[Path | None]:
@@ -116,7 +118,7 @@ class _Recording:
     targets: Sequence[Target]
     frames: Check
     images: Check
-    sample: Sample
+    full: bool
 
     def check(self) -> None:
         settings = self.mapping.rosbag
@@ -147,7 +149,7 @@ class _Recording:
                 episode=episode,
             )
         count = min(found.count, rows if rows is not None else found.count)
-        chosen = self.sample.of(episode, count)
+        chosen = sampled(count, full=self.full)
         if found.observations > found.count == count:
             chosen.append(found.count)
         some = _some(found, chosen)

@@ -14,7 +14,6 @@ from penstock_converter.checks.drawing import draw_pictures
 from penstock_converter.checks.findings import Ledger, Validation
 from penstock_converter.checks.hdf5_files import check_hdf5
 from penstock_converter.checks.image_statistics import check_images
-from penstock_converter.checks.images import Sample
 from penstock_converter.checks.metadata import check_metadata
 from penstock_converter.checks.number_statistics import check_numbers
 from penstock_converter.checks.recordings import check_recordings
@@ -57,34 +56,29 @@ def validate_dataset(
         ledger, dataset = Ledger(), open_dataset(folder)
         files = hdf5 if hdf5 is not None else _own_hdf5(folder)
         _check_lerobot(dataset, files, ledger, full=full)
-        episodes, frames = _extent(dataset)
-        sample = Sample(episodes, full=full)
         if files is not None:
-            check_hdf5(dataset, files, ledger, sample)
+            check_hdf5(dataset, files, ledger, full=full)
         elif dataset.mapping is not None and dataset.mapping.outputs.hdf5 is not None:
             ledger.skip("hdf5 layout", "the mapping asks for HDF5 files: name their folder")
-        check_recordings(dataset, files, bags, ledger, sample)
+        check_recordings(dataset, files, bags, ledger, full=full)
         drawn: list[Path] = []
         if pictures is not None:
             with ledger.check("pictures") as check:
                 drawn = draw_pictures(dataset, files, pictures, check)
     finally:
         cv2.setNumThreads(threads)
+    episodes = dataset.episodes
+    outcome = dataset.outcome
     found = Validation(
         str(folder), full, ledger.checks, pictures=[dataset.relative(path) for path in drawn]
     )
-    found.episodes, found.frames = episodes, frames
+    if episodes is not None:
+        found.episodes, found.frames = len(episodes), int(episodes.length.sum())
+    elif outcome is not None:
+        found.episodes = sum(bag.episodes for bag in outcome.converted)
+        found.frames = outcome.frames
     found.seconds = round(time.monotonic() - begun, 3)
     return found
-
-
-def _extent(dataset: Dataset) -> tuple[int, int]:
-    """Episodes and frames of the tables that were read, or of the conversion where none were."""
-    if dataset.episodes is not None:
-        return len(dataset.episodes), int(dataset.episodes.length.sum())
-    if dataset.outcome is not None:
-        return sum(bag.episodes for bag in dataset.outcome.converted), dataset.outcome.frames
-    return 0, 0
 
 
 def _own_hdf5(folder: Path) -> Path | None:
@@ -107,4 +101,4 @@ def _check_lerobot(dataset: Dataset, hdf5: Path | None, ledger: Ledger, *, full:
     check_tables(dataset, ledger)
     check_numbers(dataset, ledger)
     check_videos(dataset, ledger)
-    check_images(dataset, ledger, Sample(_extent(dataset)[0], full=full))
+    check_images(dataset, ledger, full=full)
