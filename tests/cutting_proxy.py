@@ -17,22 +17,16 @@ class CuttingProxy:
 
     Args:
         port: Where to.
-        sent_limits: After how many bytes from the client each connection is cut, one after the
-            other; those that follow are left alone. None leaves one alone.
-        received_limits: Likewise, for bytes from the server.
+        received_limits: After how many bytes from the server each connection is cut, one after
+            the other; those that follow are left alone.
 
     Attributes:
-        cuts: How many connections were cut.
+        cuts: How many times it was cut.
     """
 
-    def __init__(
-        self,
-        port: int,
-        sent_limits: list[int | None] | None = None,
-        received_limits: list[int | None] | None = None,
-    ) -> None:
+    def __init__(self, port: int, received_limits: list[int] | None = None) -> None:
         self._port, self.cuts = port, 0
-        self._sent, self._received = list(sent_limits or []), list(received_limits or [])
+        self._limits = list(received_limits or [])
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
@@ -55,6 +49,13 @@ class CuttingProxy:
         for opened in self._open:
             opened.close()
 
+    def cut(self) -> None:
+        """Cut all connections that are open now."""
+        with self._lock:
+            self.cuts += 1
+        for opened in self._open[1:]:
+            _shut(opened)
+
     def _start(self, work, *arguments) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         self._threads.append(thread)
@@ -66,10 +67,9 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._port))
                 self._open += [client, server]
-                sent = self._sent.pop(0) if self._sent else None
-                received = self._received.pop(0) if self._received else None
-                self._start(self._pass_on, client, server, sent)
-                self._start(self._pass_on, server, client, received)
+                limit = self._limits.pop(0) if self._limits else None
+                self._start(self._pass_on, client, server, None)
+                self._start(self._pass_on, server, client, limit)
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, limit: int | None) -> None:
         passed = 0
