@@ -20,9 +20,13 @@ from penstock.dataset import EpisodeTable
 from penstock.errors import LimitExceeded, NotFound
 from penstock_sampler.checks.findings import Findings
 from penstock_sampler.index.episodes import row_blocks
-from penstock_sampler.sources.columns import check_storage, find_dataset, is_single_column
+from penstock_sampler.sources.column_checks import (
+    check_storage,
+    find_dataset,
+    is_single_column,
+)
 from penstock_sampler.sources.files import FileIdentity, OpenFile, OpenFiles
-from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File, read_rows
+from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File
 
 __all__ = ["WeightStore", "hash_weights"]
 
@@ -55,30 +59,29 @@ def _hash_column(file: Hdf5File, name: str, rows: int, findings: Findings) -> by
     column = find_dataset(file, name, (name,), findings)
     if column is None or not check_storage(column, name, findings):
         return None
-    data = column.data
     if not is_single_column(column) or column.rows != rows:
         findings.fail(
             name,
-            f"{name} has shape {data.shape}: expected ({rows},) or ({rows}, 1), a weight for each "
-            "row of actions",
+            f"{name} has shape {column.shape}: expected ({rows},) or ({rows}, 1), a weight for "
+            "each row of actions",
             remedy="write one weight a row",
             reason="ROW_COUNT_MISMATCH" if is_single_column(column) else "WRONG_RANK",
             dataset=name,
         )
         return None
-    if data.dtype.kind not in _KINDS:
+    if column.dtype.kind not in _KINDS:
         findings.fail(
             name,
-            f"{name} has dtype {data.dtype}: expected float32 or other numbers",
+            f"{name} has dtype {column.dtype}: expected float32 or other numbers",
             remedy="write it as float32",
             reason="WRONG_DTYPE",
             dataset=name,
         )
         return None
     digest = xxhash.xxh3_128(name.encode("utf-8", "surrogateescape") + b"\0")
-    for start, stop in row_blocks(data, rows, _BLOCK_ROWS):
+    for start, stop in row_blocks(column, rows, _BLOCK_ROWS):
         try:
-            stored = read_rows(data, start, stop).reshape(-1)
+            stored = column.read(start, stop).reshape(-1)
         except HDF5_ERRORS as error:
             findings.fail(
                 name,
@@ -101,7 +104,7 @@ def _hash_column(file: Hdf5File, name: str, rows: int, findings: Findings) -> by
             )
             return None
         digest.update(values.data)
-    findings.ok(name, f"{data.shape} {data.dtype}, weights", dataset=name)
+    findings.ok(name, f"{column.described}, weights", dataset=name)
     return digest.digest()
 
 
@@ -192,7 +195,7 @@ class WeightStore:
         last = first + self._episodes.length[begin:end]
         rows = int(last[-1]) if len(last) else 0
         blocks = self._files.read(
-            identity, lambda file: list(row_blocks(file.dataset(name), rows, _BLOCK_ROWS))
+            identity, lambda file: list(row_blocks(file.column(name), rows, _BLOCK_ROWS))
         )
         for start, stop in blocks:
             stored = self._files.read(
@@ -205,7 +208,7 @@ class WeightStore:
 
 
 def _read_block(file: OpenFile, name: str, start: int, stop: int) -> NDArray[np.float32]:
-    return _as_float32(read_rows(file.dataset(name), start, stop).reshape(-1))
+    return _as_float32(file.column(name).read(start, stop).reshape(-1))
 
 
 def _sealed(values: NDArray[np.float32]) -> NDArray[np.float32]:

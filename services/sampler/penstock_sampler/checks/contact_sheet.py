@@ -195,10 +195,10 @@ def _spread(last: int, count: int) -> list[int]:
 def _tiles(
     file: Hdf5File, image: ImageColumn, rows: list[int], labels: Mapping[str, str]
 ) -> list[Picture]:
-    dataset = file.dataset(image.dataset)
+    column = file.column(image.dataset)
     return [
         draw_tile(
-            np.asarray(dataset[row], np.uint8),
+            column.read(row, row + 1)[0],
             image.order,
             caption=f"{image.camera}  row {row}",
             label=labels.get(image.camera, ""),

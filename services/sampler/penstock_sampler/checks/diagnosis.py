@@ -59,7 +59,7 @@ def diagnose(path: Path, options: DataOptions) -> Diagnosis:
         identity = FileIdentity.of(path)
         with Hdf5File(path) as file:
             findings.ok("opens", f"{identity.size_bytes} bytes")
-            diagnosis.tree = _tree(file.handle, findings)
+            diagnosis.tree = _tree(file.full(), findings)
             diagnosis.scan = scan_open(file, identity, options, findings)
             if diagnosis.scan is not None:
                 diagnosis.colours = check_images(file, diagnosis.scan.layout, findings)

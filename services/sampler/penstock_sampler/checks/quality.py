@@ -158,7 +158,7 @@ def _check_camera(
 ) -> ColourProfile:
     rows = np.unique(np.linspace(0, observations - 1, _SAMPLED_FRAMES).astype(np.int64)).tolist()
     coloured = set(rows[:: max(1, (len(rows) - 1) // (_COLOUR_FRAMES - 1))])
-    dataset = file.dataset(image.dataset)
+    column = file.column(image.dataset)
     first: NDArray[np.uint8] | None = None
     flat_rows: list[int] = []
     pixels: list[NDArray[np.uint8]] = []
@@ -167,7 +167,7 @@ def _check_camera(
         # Once the picture has changed, only the frames for colours are left to look at.
         if row not in coloured and not (same and first is not None):
             continue
-        frame = np.asarray(dataset[row], np.uint8)
+        frame: NDArray[np.uint8] = column.read(row, row + 1)[0]
         first = frame if first is None else first
         looked += 1
         same = same and np.array_equal(frame, first)

@@ -101,7 +101,7 @@ def write_entry(descriptor: int, stamp: SourceStamp, scan: FileScan, records_end
     }
     for column in COLUMNS:
         moments = scan.moments[column]
-        arrays[column] = np.stack([getattr(moments, name) for name in _MOMENTS]).astype("<f8")
+        arrays[column] = np.array([getattr(moments, name) for name in _MOMENTS], "<f8")
     document = json.dumps(
         {
             "source": stamp.document(),

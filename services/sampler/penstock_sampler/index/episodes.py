@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.dataset import Outcome
 from penstock_sampler.checks.findings import Findings
+from penstock_sampler.sources.column import Column
 from penstock_sampler.sources.layout import FileLayout
-from penstock_sampler.sources.opening import Hdf5File, read_rows
+from penstock_sampler.sources.opening import Hdf5File
 
 __all__ = ["FileEpisodes", "read_episodes", "row_blocks", "segment"]
 
@@ -124,10 +124,10 @@ def read_episodes(file: Hdf5File, layout: FileLayout, findings: Findings) -> Fil
     return found
 
 
-def row_blocks(dataset: h5py.Dataset, rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
+def row_blocks(column: Column, rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
     """Row ranges of a bounded size that cover ``rows`` rows and do not split a chunk."""
-    if dataset.chunks:
-        step = int(dataset.chunks[0])
+    if column.chunks:
+        step = int(column.chunks[0])
         block_rows = max(step, block_rows // step * step)
     for start in range(0, rows, block_rows):
         yield start, min(start + block_rows, rows)
@@ -135,10 +135,10 @@ def row_blocks(dataset: h5py.Dataset, rows: int, block_rows: int) -> Iterator[tu
 
 def _flagged(file: Hdf5File, path: str, findings: Findings) -> NDArray[np.int64] | None:
     """Rows whose flag is set."""
-    dataset = file.dataset(path)
+    column = file.column(path)
     found: list[NDArray[np.int64]] = []
-    for start, stop in row_blocks(dataset, len(dataset), _BLOCK_ROWS):
-        values = read_rows(dataset, start, stop).reshape(-1)
+    for start, stop in row_blocks(column, column.rows, _BLOCK_ROWS):
+        values = column.read(start, stop).reshape(-1)
         odd = np.flatnonzero((values != 0) & (values != 1))
         if len(odd):
             row = int(odd[0])
@@ -160,16 +160,16 @@ def _explicit_ends(
     """Last row of each episode that ``episode_ends`` names."""
     if not layout.episode_ends:
         return np.empty(0, np.int64)
-    dataset = file.dataset(layout.episode_ends)
+    column = file.column(layout.episode_ends)
     # More ends than rows cannot ascend, and must not be read.
     ends = (
-        read_rows(dataset, 0, len(dataset)).astype(np.int64)
-        if 0 < len(dataset) <= layout.rows
+        column.read(0, column.rows).astype(np.int64)
+        if 0 < column.rows <= layout.rows
         else np.empty(0, np.int64)
     )
     ascending = len(ends) > 0 and bool((np.diff(ends, prepend=0) > 0).all())
     if not ascending or int(ends[-1]) != layout.rows:
-        shown = f"ends with {int(ends[-1])}" if len(ends) else f"has {len(dataset)} entries"
+        shown = f"ends with {int(ends[-1])}" if len(ends) else f"has {column.rows} entries"
         findings.fail(
             layout.episode_ends,
             f"{layout.episode_ends} {shown}"

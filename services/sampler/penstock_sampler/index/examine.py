@@ -12,9 +12,10 @@ from penstock.errors import DataFault
 from penstock_sampler.checks.findings import Findings
 from penstock_sampler.index.episodes import FileEpisodes, read_episodes
 from penstock_sampler.options import DataOptions
+from penstock_sampler.sources.column import Column
 from penstock_sampler.sources.files import FileIdentity
 from penstock_sampler.sources.layout import FileLayout, read_layout
-from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File, read_rows
+from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File
 
 __all__ = ["Examined", "examine", "examine_open"]
 
@@ -85,21 +86,29 @@ def _probe_frames(
 ) -> tuple[Edges, ...] | None:
     """Read the first and the last frame, which tells missing filters and sources."""
     found: list[Edges] = []
+    last = layout.observations - 1
     for image in layout.images:
-        dataset = file.dataset(image.dataset)
-        frames: list[NDArray[np.uint8]] = []
-        for row in (0, layout.observations - 1):
-            try:
-                frames.append(read_rows(dataset, row, row + 1)[0])
-            except HDF5_ERRORS as error:
-                findings.fail(
-                    f"{image.camera} camera",
-                    f"frame {row} of {image.dataset} cannot be read ({error})",
-                    remedy="copy or record the file again; if a filter is missing, rewrite the "
-                    "file with gzip or LZ4",
-                    reason="UNREADABLE",
-                    dataset=image.dataset,
-                )
-                return None
-        found.append((frames[0], frames[1]))
+        column = file.column(image.dataset)
+        try:
+            frames = column.read(0, last + 1, step=max(1, last))
+        except HDF5_ERRORS as error:
+            row = last if _is_readable(column, 0) else 0
+            findings.fail(
+                f"{image.camera} camera",
+                f"frame {row} of {image.dataset} cannot be read ({error})",
+                remedy="copy or record the file again; if a filter is missing, rewrite the "
+                "file with gzip or LZ4",
+                reason="UNREADABLE",
+                dataset=image.dataset,
+            )
+            return None
+        found.append((frames[0], frames[-1]))
     return tuple(found)
+
+
+def _is_readable(column: Column, row: int) -> bool:
+    try:
+        column.read(row, row + 1)
+    except HDF5_ERRORS:
+        return False
+    return True

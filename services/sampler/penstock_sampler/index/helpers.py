@@ -32,7 +32,7 @@ __all__ = ["Helpers", "help_index"]
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.08
+_LOOK_S = 0.04
 """Files are read so long before it is told how long the others will take."""
 _WORTH_S = 0.8
 """What one helper should save; it needs a third of a second to start."""

@@ -27,7 +27,7 @@ from penstock_sampler.index.statistics import RunningStatistics
 from penstock_sampler.options import DataOptions
 from penstock_sampler.sources.files import FileIdentity, unreadable
 from penstock_sampler.sources.layout import FileLayout
-from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File, read_rows
+from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File
 from penstock_sampler.weights import hash_weights
 
 __all__ = ["FileScan", "RecordStart", "scan_file", "scan_open"]
@@ -161,7 +161,7 @@ def scan_open(
 def _blocks(file: Hdf5File, layout: FileLayout) -> list[tuple[int, int]]:
     row_bytes = 8 * (layout.joint_dim + layout.action_dim + 1)
     rows = max(1, _BLOCK_BYTES // row_bytes)
-    return list(row_blocks(file.dataset(layout.joint), layout.observations, rows))
+    return list(row_blocks(file.column(layout.joint), layout.observations, rows))
 
 
 def _read(
@@ -177,7 +177,7 @@ def _read(
         ("reward", layout.reward, last),
     ):
         try:
-            found = read_rows(file.dataset(path), start, end)
+            found = file.column(path).read(start, end)
         except HDF5_ERRORS as error:
             findings.fail(
                 path,

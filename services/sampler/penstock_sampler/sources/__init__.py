@@ -5,9 +5,3 @@ waiting. Most recordings need it only to learn where their frames are: contiguou
 plain or through the common compressors, are then read with ``preadv`` and decoded by any number of
 threads. Whatever is stored in another way is read through the library itself.
 """
-
-from penstock_sampler.sources.finding import FrameSources
-from penstock_sampler.sources.reading import FrameSource
-from penstock_sampler.sources.scratch import Scratch
-
-__all__ = ["FrameSource", "FrameSources", "Scratch"]

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import h5py
-
 from penstock.errors import DataFault
 from penstock_sampler.forking import reset_after_fork
-from penstock_sampler.sources.opening import HDF5_ERRORS, dataset_at, open_hdf5
+from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File
 
 __all__ = ["FileIdentity", "OpenFile", "OpenFiles", "unreadable"]
 
@@ -77,7 +75,7 @@ def unreadable(identity: FileIdentity, what: object, dataset: str = "") -> DataF
     )
 
 
-class OpenFile:
+class OpenFile(Hdf5File):
     """An HDF5 file that is open, with the datasets that were used; finding one costs a read.
 
     Args:
@@ -90,24 +88,8 @@ class OpenFile:
     def __init__(self, identity: FileIdentity) -> None:
         identity.check(_status(identity.path))
         self.path = identity.path
-        self._file = open_hdf5(identity.path)
-        self._datasets: dict[str, h5py.Dataset] = {}
+        super().__init__(identity.path)
         self.users = 0
-
-    def dataset(self, path: str) -> h5py.Dataset:
-        """The dataset of that path.
-
-        Raises:
-            KeyError: There is none.
-        """
-        if path not in self._datasets:
-            self._datasets[path] = dataset_at(self._file, path)
-        return self._datasets[path]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._datasets.clear()
-        self._file.close()
 
 
 class _Descriptor:

@@ -147,25 +147,25 @@ class FrameSources:
 
 
 def _look(file: OpenFile, identity: FileIdentity, image: ImageColumn) -> _Seen:
-    dataset = file.dataset(image.dataset)
+    column = file.column(image.dataset)
     sides = (image.height, image.width)
     frame = (*sides, 3) if image.order == "hwc" else (3, *sides)
-    if dataset.shape[1:] != frame or dataset.dtype != np.uint8 or not dataset.shape[0]:
+    if column.shape[1:] != frame or column.dtype != np.uint8 or not column.shape[0]:
         raise unreadable(
-            identity, f"it has {dataset.shape} {dataset.dtype}: expected {frame}", image.dataset
+            identity, f"it has {column.shape} {column.dtype}: expected {frame}", image.dataset
         )
     storage, why = None, ""
     try:
-        storage = read_storage(dataset, identity.path, identity.size_bytes)
+        storage = read_storage(column, identity.path, identity.size_bytes)
     except NeedsHdf5 as reason:
         why = str(reason)
-    rows = (0, dataset.shape[0] - 1)
-    frames = tuple(np.asarray(dataset[row]) for row in rows) if storage else ()
+    rows = (0, column.shape[0] - 1)
+    frames = tuple(column.read(row, row + 1)[0] for row in rows) if storage else ()
     return _Seen(
-        shape=(dataset.shape[0], frame[0], frame[1], frame[2]),
+        shape=(column.shape[0], frame[0], frame[1], frame[2]),
         storage=storage,
         why=why,
-        user_block_bytes=dataset.file.userblock_size,
+        user_block_bytes=file.full().userblock_size,
         rows=rows,
         frames=frames,
     )

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from penstock.errors import InvalidInput
 from penstock_sampler.cores import default_io_threads
 from penstock_sampler.forking import reset_after_fork
-from penstock_sampler.sources import FrameSource, FrameSources, Scratch
 from penstock_sampler.sources.files import FileIdentity, OpenFiles, unreadable
+from penstock_sampler.sources.finding import FrameSources
 from penstock_sampler.sources.images import ImageColumn
+from penstock_sampler.sources.reading import FrameSource
 from penstock_sampler.sources.resize import place_frame
+from penstock_sampler.sources.scratch import Scratch
 
 __all__ = ["FrameReader", "FrameRequest"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from penstock_sampler.checks.findings import Findings
 from penstock_sampler.options import ImageOrder
-from penstock_sampler.sources.columns import Column
+from penstock_sampler.sources.column import Column
 
 __all__ = ["ImageColumn", "check_image"]
 
@@ -79,7 +79,7 @@ def check_image(
             dataset=path,
         )
         return None
-    findings.ok(check, f"{path} {column.shape} {order.upper()} {column.dtype}", dataset=path)
+    findings.ok(check, f"{path} {column.described} {order.upper()}", dataset=path)
     if column.chunks and column.chunks[0] > _MAX_FRAMES_PER_CHUNK:
         findings.warn(
             check,

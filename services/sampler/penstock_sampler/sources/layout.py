@@ -12,9 +12,9 @@ from typing import Literal
 
 from penstock_sampler.checks.findings import Findings
 from penstock_sampler.options import CameraNames, DataOptions
-from penstock_sampler.sources.columns import (
+from penstock_sampler.sources.column import Column
+from penstock_sampler.sources.column_checks import (
     MAX_ROWS,
-    Column,
     check_storage,
     check_vector,
     find_dataset,
@@ -141,7 +141,7 @@ def _flat(file: Hdf5File, path: str, kinds: str, findings: Findings) -> Column |
         return None
     if not check_storage(column, path, findings):
         return None
-    findings.ok(path, f"{column.shape} {column.dtype}", dataset=path)
+    findings.ok(path, column.described, dataset=path)
     return column
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import stat
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import h5py
+import h5py.h5i
 import h5py.h5o
-import numpy as np
-from numpy.typing import NDArray
 
 from penstock.errors import DataFault
+from penstock_sampler.sources.column import Column
 
-__all__ = ["HDF5_ERRORS", "Hdf5File", "dataset_at", "open_hdf5", "read_rows"]
+__all__ = ["HDF5_ERRORS", "Hdf5File"]
 
 # Registers the LZ4, Zstandard, bitshuffle and Blosc filters with the HDF5 library.
 importlib.import_module("hdf5plugin")
@@ -28,135 +30,90 @@ _CHUNK_CACHE_BYTES = 256 << 10
 """Of each open dataset: rows are drawn at random, so decoded chunks are not worth their memory."""
 
 
-def read_rows(dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
-    """Rows ``start`` to before ``stop``, in the dataset's own type.
-
-    The low-level call: what h5py prepares for its own indexing pays off only when a dataset is read
-    many times.
-
-    Raises:
-        OSError: They cannot be read; other kinds of ``HDF5_ERRORS`` likewise.
-    """
-    shape = (stop - start, *dataset.shape[1:])
-    rows = np.empty(shape, dataset.dtype)
-    if rows.size:
-        space = dataset.id.get_space()
-        space.select_hyperslab((start, *(0 for _ in shape[1:])), shape)
-        dataset.id.read(h5py.h5s.create_simple(shape), space, rows)
-    return rows
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Open a regular file for reading.
-
-    Raises:
-        DataFault: Reason ``MISSING``, ``NOT_A_FILE``, ``EMPTY``, ``NOT_PERMITTED``, ``BUSY``,
-            ``TRUNCATED``, ``NOT_HDF5`` or ``UNREADABLE``.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise _fault(
-            path, "MISSING", f"cannot be found ({error.strerror})", "check the path"
-        ) from (error)
-    if not stat.S_ISREG(status.st_mode):
-        raise _fault(path, "NOT_A_FILE", "is not a regular file", "name HDF5 files")
-    if status.st_size == 0:
-        raise _fault(path, "EMPTY", "has 0 bytes", "record or copy it again")
-    try:
-        # Best effort: a read-only or network file system may know no locks.
-        return h5py.File(path, "r", locking="best-effort", rdcc_nbytes=_CHUNK_CACHE_BYTES)
-    except HDF5_ERRORS as error:
-        raise _explain(path, status.st_size, error) from error
-
-
-def dataset_at(file: h5py.File, path: str) -> h5py.Dataset:
-    """The dataset of that path.
-
-    Raises:
-        KeyError: There is none.
-    """
-    found = file[path]
-    if not isinstance(found, h5py.Dataset):
-        raise KeyError(f"{path} is no dataset")
-    return found
-
-
 class Hdf5File:
     """An open file whose groups are listed once and whose datasets are opened once.
 
     Finding a dataset costs as much as reading a small one, and an index finds each of them often.
 
     Args:
-        path: The file.
+        path: A regular file.
 
     Raises:
-        DataFault: It does not open, see :func:`open_hdf5`.
+        DataFault: Reason ``MISSING``, ``NOT_A_FILE``, ``EMPTY``, ``NOT_PERMITTED``, ``BUSY``,
+            ``TRUNCATED``, ``NOT_HDF5`` or ``UNREADABLE``.
     """
 
     def __init__(self, path: Path) -> None:
-        self.handle = open_hdf5(path)
+        self._handle = _open(path)
         self._names: dict[str, frozenset[str]] = {}
-        self._datasets: dict[str, h5py.Dataset] = {}
+        self._columns: dict[str, Column] = {}
 
     def names(self, group: str = "") -> frozenset[str]:
         """Names in a group, of links that lead nowhere too; none where there is no such group."""
         found = self._names.get(group)
         if found is None:
-            holder = self.handle.get(group) if group else self.handle
-            found = frozenset(map(str, holder)) if isinstance(holder, h5py.Group) else frozenset()
-            self._names[group] = found
+            self._names[group] = found = self._list(group)
         return found
 
     def is_group(self, path: str) -> bool:
         """Whether a group goes by that path."""
-        return self.has(path) and isinstance(self.handle.get(path), h5py.Group)
+        return self.has(path) and self._group(path) is not None
 
     def has(self, path: str) -> bool:
         """Whether something goes by that path."""
         group, _, name = path.rpartition("/")
         return name in self.names(group)
 
-    def node(self, path: str) -> h5py.HLObject:
-        """The group or dataset of that path.
+    def find(self, path: str) -> Column | None:
+        """The dataset of that path; None when something else is there.
 
         Raises:
-            KeyError: There is none, or its link leads nowhere.
+            KeyError: Nothing is there, or its link leads nowhere.
         """
-        found: h5py.HLObject | None = self._datasets.get(path)
+        found = self._columns.get(path)
         if found is None:
-            # What handle[path] does, without asking the file again how it was opened.
-            opened = h5py.h5o.open(self.handle.id, path.encode())
-            if not isinstance(opened, h5py.h5d.DatasetID):
-                return self.handle[path]
-            found = self._datasets[path] = h5py.Dataset(opened, readonly=True)
+            try:
+                opened = h5py.h5d.open(self._handle, _encoded(path))
+            except HDF5_ERRORS:
+                # A group, which this does not complain of, or what cannot be opened.
+                if isinstance(h5py.h5o.open(self._handle, _encoded(path)), h5py.h5d.DatasetID):
+                    raise
+                return None
+            found = self._columns[path] = Column(path, opened)
         return found
 
-    def dataset(self, path: str) -> h5py.Dataset:
+    def column(self, path: str) -> Column:
         """The dataset of that path.
 
         Raises:
             KeyError: There is none.
         """
-        found = self.node(path)
-        if not isinstance(found, h5py.Dataset):
+        found = self.find(path)
+        if found is None:
             raise KeyError(f"{path} is no dataset")
         return found
 
     def is_self_contained(self) -> bool:
         """Whether no dataset that was opened takes its data from another file."""
-        name = h5py.h5f.get_name(self.handle.id)
+        name = h5py.h5f.get_name(self._handle)
         return not any(
-            h5py.h5f.get_name(dataset.id) != name
-            or dataset.is_virtual
-            or dataset.external is not None
-            for dataset in self._datasets.values()
+            column.file_name != name or column.is_virtual or column.is_external
+            for column in self._columns.values()
         )
+
+    def full(self) -> h5py.File:
+        """With all that h5py offers."""
+        return h5py.File(self._handle)
 
     def close(self) -> None:
         """Close the file."""
-        self._datasets.clear()
-        self.handle.close()
+        self._columns.clear()
+        if h5py.h5f.get_obj_count(self._handle, h5py.h5f.OBJ_LOCAL | h5py.h5f.OBJ_ALL) > 1:
+            # Somebody still has a dataset, and HDF5 keeps the file open for it.
+            self.full().close()
+        else:
+            # Not its method, which looks at all that h5py has open for what belongs to this file.
+            h5py.h5i.dec_ref(self._handle)
 
     def __enter__(self) -> Self:
         return self
@@ -168,6 +125,53 @@ class Hdf5File:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _group(self, path: str) -> h5py.h5g.GroupID | None:
+        try:
+            found = h5py.h5o.open(self._handle, _encoded(path))
+        except KeyError:  # a link that leads nowhere
+            return None
+        return found if isinstance(found, h5py.h5g.GroupID) else None
+
+    def _list(self, path: str) -> frozenset[str]:
+        group = self._group(path or "/") if not path or self.has(path) else None
+        names: list[bytes] = []
+        if group is not None:
+            # In one go: h5py's own iteration asks for each name by its number.
+            h5py.h5g.iterate(group, names.append)
+        return frozenset(name.decode("utf-8", "surrogateescape") for name in names)
+
+
+def _open(path: Path) -> h5py.h5f.FileID:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _fault(
+            path, "MISSING", f"cannot be found ({error.strerror})", "check the path"
+        ) from (error)
+    if not stat.S_ISREG(status.st_mode):
+        raise _fault(path, "NOT_A_FILE", "is not a regular file", "name HDF5 files")
+    if status.st_size == 0:
+        raise _fault(path, "EMPTY", "has 0 bytes", "record or copy it again")
+    try:
+        return h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=_access())
+    except HDF5_ERRORS as error:
+        raise _explain(path, status.st_size, error) from error
+
+
+@lru_cache(1)
+def _access() -> h5py.h5p.PropFAID:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    # Best effort: a read-only or network file system may know no locks.
+    access.set_file_locking(use_file_locking=True, ignore_when_disabled=True)
+    settings = list(access.get_cache())
+    settings[2] = _CHUNK_CACHE_BYTES
+    access.set_cache(*settings)
+    return access
+
+
+def _encoded(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
 
 
 def _explain(path: Path, size_bytes: int, error: Exception) -> DataFault:

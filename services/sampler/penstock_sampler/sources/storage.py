@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_sampler.sources.column import Column
 from penstock_sampler.sources.filters import NeedsHdf5, Pipeline, read_pipeline
 
 __all__ = ["NOWHERE", "Chunked", "Contiguous", "Storage", "read_storage"]
@@ -93,44 +94,43 @@ class Chunked:
 Storage = Contiguous | Chunked
 
 
-def read_storage(dataset: h5py.Dataset, path: Path, size_bytes: int) -> Storage:
+def read_storage(column: Column, path: Path, size_bytes: int) -> Storage:
     """Ask the HDF5 library where the frames of an image dataset are.
 
     Args:
-        dataset: ``(rows, a, b, c) uint8``.
+        column: ``(rows, a, b, c) uint8``.
         path: The file that was opened.
         size_bytes: Its size, which every address is checked against.
 
     Raises:
         NeedsHdf5: They are stored in another way than the direct reads know.
     """
-    if h5py.h5f.get_name(dataset.id) != str(path).encode():
+    if column.file_name != os.fsencode(path):
         raise NeedsHdf5("it is linked from another file")
-    created: Any = dataset.id.get_create_plist()
-    if created.get_external_count():
+    if column.is_external:
         raise NeedsHdf5("its data are in other files")
-    layout = created.get_layout()
+    layout = column.created.get_layout()
     if layout == h5py.h5d.CHUNKED:
-        return _read_chunked(dataset, created, size_bytes)
+        return _read_chunked(column, size_bytes)
     if layout != h5py.h5d.CONTIGUOUS:
         raise NeedsHdf5("its layout is virtual or compact")
-    stored = dataset.id.get_storage_size()
-    address = dataset.id.get_offset()
-    if address is None or stored != math.prod(dataset.shape):
+    stored = column.handle.get_storage_size()
+    address = column.handle.get_offset()
+    if address is None or stored != math.prod(column.shape):
         raise NeedsHdf5("its storage is not fully allocated")
     if address + stored > size_bytes:
         raise NeedsHdf5("it reaches beyond the end of the file")
     return Contiguous(int(address))
 
 
-def _read_chunked(dataset: h5py.Dataset, created: Any, size_bytes: int) -> Chunked:
-    if not hasattr(dataset.id, "chunk_iter"):
+def _read_chunked(column: Column, size_bytes: int) -> Chunked:
+    if not hasattr(column.handle, "chunk_iter"):
         raise NeedsHdf5("this HDF5 library lists no chunks: 1.12.3 or newer does")
-    chunk: tuple[int, ...] = dataset.chunks or dataset.shape
-    grid = [-(-extent // part) for extent, part in zip(dataset.shape, chunk, strict=True)]
+    chunk: tuple[int, ...] = column.chunks or column.shape
+    grid = [-(-extent // part) for extent, part in zip(column.shape, chunk, strict=True)]
     if math.prod(grid) > _MAX_CHUNKS or math.prod(chunk) > _MAX_CHUNK_BYTES:
         raise NeedsHdf5(f"it has {math.prod(grid)} chunks of {math.prod(chunk)} bytes")
-    pipeline = read_pipeline(created)
+    pipeline = read_pipeline(column.created)
     tiles = math.prod(grid[1:])
     addresses = np.full(grid[0] * tiles, NOWHERE, np.int64)
     sizes = np.zeros(grid[0] * tiles, np.uint32)
@@ -154,14 +154,14 @@ def _read_chunked(dataset: h5py.Dataset, created: Any, size_bytes: int) -> Chunk
         sizes[place] = info.size
         masks[place] = info.filter_mask
 
-    dataset.id.chunk_iter(note)
+    column.handle.chunk_iter(note)
     if beyond:
         raise NeedsHdf5(f"{beyond} of its chunks are too large or beyond the end of the file")
     fill = 0
     if (addresses == NOWHERE).any():
-        if created.get_fill_time() == h5py.h5d.FILL_TIME_NEVER:
+        if column.created.get_fill_time() == h5py.h5d.FILL_TIME_NEVER:
             raise NeedsHdf5("parts were never written and have no fill value")
-        fill = int(dataset.fillvalue)
+        fill = int(column.full().fillvalue)
     steps = [range(0, count * part, part) for count, part in zip(grid[1:], chunk[1:], strict=True)]
     return Chunked(
         addresses=addresses.reshape(grid[0], tiles),

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from penstock_sampler import sources
 from penstock_sampler.metrics import SOURCE_MISMATCHES
-from penstock_sampler.sources import FrameSources, Scratch, finding
+from penstock_sampler.sources import finding
 from penstock_sampler.sources.files import FileIdentity, OpenFiles
+from penstock_sampler.sources.finding import FrameSources
 from penstock_sampler.sources.frames import FrameReader
 from penstock_sampler.sources.images import ImageColumn
 from penstock_sampler.sources.reading import ChunkSource, Hdf5Source, PlainSource
+from penstock_sampler.sources.scratch import Scratch
 
 from penstock import native
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+import os
 from pathlib import Path
-from typing import Any
-
-import h5py
-import numpy as np
 
 from penstock_sampler.checks.findings import Findings
+from penstock_sampler.sources.column import Column
 from penstock_sampler.sources.opening import HDF5_ERRORS, Hdf5File
 
 __all__ = [
     "MAX_ROWS",
-    "Column",
     "check_storage",
     "check_vector",
     "find_dataset",
@@ -29,35 +24,6 @@ _MAX_WIDTH = 16_384
 _MAX_CHUNK_BYTES = 1 << 30
 """HDF5 decodes whole chunks, so a chunk bounds the memory of one read."""
 _LISTED = 12
-
-
-@dataclass(frozen=True)
-class Column:
-    """A dataset and the path it is read by (a linked dataset has another name of its own)."""
-
-    path: str
-    data: h5py.Dataset
-
-    # HDF5 makes these anew for whoever asks, and the checks of a file ask dozens of times.
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """Of the dataset."""
-        return self.data.shape
-
-    @cached_property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the dataset."""
-        return self.data.dtype
-
-    @cached_property
-    def chunks(self) -> tuple[int, ...] | None:
-        """Shape of a chunk; None where the dataset has none."""
-        return self.data.chunks
-
-    @property
-    def rows(self) -> int:
-        """Length of the first axis; 0 for a dataset without axes."""
-        return int(self.shape[0]) if self.shape else 0
 
 
 def find_dataset(
@@ -87,7 +53,7 @@ def find_dataset(
         return None
     path = there[0]
     try:
-        found = file.node(path)
+        found = file.find(path)
     except HDF5_ERRORS as error:
         findings.fail(
             check,
@@ -97,7 +63,7 @@ def find_dataset(
             dataset=path,
         )
         return None
-    if not isinstance(found, h5py.Dataset):
+    if found is None:
         findings.fail(
             check,
             f"{path} is a group: expected a dataset",
@@ -114,7 +80,7 @@ def find_dataset(
             reason="AMBIGUOUS_NAME",
             dataset=path,
         )
-    return Column(path, found)
+    return found
 
 
 def check_vector(column: Column, kinds: str, findings: Findings) -> bool:
@@ -147,7 +113,7 @@ def check_vector(column: Column, kinds: str, findings: Findings) -> bool:
             dataset=path,
         )
         return False
-    findings.ok(path, f"{column.shape} {column.dtype}", dataset=path)
+    findings.ok(path, column.described, dataset=path)
     return True
 
 
@@ -159,7 +125,7 @@ def is_single_column(column: Column) -> bool:
 
 def check_storage(column: Column, check: str, findings: Findings) -> bool:
     """Whether something was written, chunks have a sane size, and virtual sources exist."""
-    path, dataset = column.path, column.data
+    path = column.path
     item_bytes: int = column.dtype.itemsize
     if column.chunks and math.prod(column.chunks) * item_bytes > _MAX_CHUNK_BYTES:
         findings.fail(
@@ -171,9 +137,9 @@ def check_storage(column: Column, check: str, findings: Findings) -> bool:
             dataset=path,
         )
         return False
-    if dataset.is_virtual:
-        folder = Path(dataset.file.filename).parent
-        sources = {str(source.file_name) for source in dataset.virtual_sources()}
+    if column.is_virtual:
+        folder = Path(os.fsdecode(column.file_name)).parent
+        sources = {str(source.file_name) for source in column.full().virtual_sources()}
         missing = sorted(name for name in sources - {"."} if not (folder / name).exists())
         if missing:
             # HDF5 would give fill values for them without a word.
@@ -186,7 +152,7 @@ def check_storage(column: Column, check: str, findings: Findings) -> bool:
                 dataset=path,
             )
             return False
-    elif math.prod(column.shape) and dataset.id.get_storage_size() == 0:
+    elif math.prod(column.shape) and column.handle.get_storage_size() == 0:
         findings.fail(
             check,
             f"{path} has shape {column.shape} but nothing was ever written to it",
