@@ -50,9 +50,8 @@ def check_images(file: Hdf5File, layout: FileLayout, findings: Findings) -> list
 def check_edges(examined: Examined, findings: Findings) -> None:
     """Warn about cameras whose first and last frame are one flat colour, or are equal."""
     for image, (first, last) in zip(examined.layout.images, examined.edges, strict=True):
-        flat = [frame.min() == frame.max() for frame in (first, last)]
         frames = 1 if examined.layout.observations == 1 else 2
-        if all(flat):
+        if _is_flat(first) and _is_flat(last):
             _note_flat(image, findings, frames)
         elif frames > 1 and np.array_equal(first, last):
             _note_frozen(image, findings, frames)
@@ -172,7 +171,7 @@ def _check_camera(
         looked += 1
         same = same and np.array_equal(frame, first)
         brightest = max(brightest, int(frame.max()))
-        if frame.min() == frame.max():
+        if _is_flat(frame):
             flat_rows.append(row)
         if row in coloured:
             pixels.append(sample_pixels(frame, image.order))
@@ -203,6 +202,13 @@ def _check_camera(
             _check(image), f"{looked} frames looked at, none is flat or dark", dataset=image.dataset
         )
     return ColourProfile.of(image.camera, image.dataset, np.concatenate(pixels))
+
+
+def _is_flat(frame: NDArray[np.uint8]) -> bool:
+    """Whether all of it is one value."""
+    values = frame.reshape(-1)
+    # Few frames end as they begin; the others need not be gone through.
+    return bool(values[0] == values[-1]) and bool((values == values[0]).all())
 
 
 def _check(image: ImageColumn) -> str:

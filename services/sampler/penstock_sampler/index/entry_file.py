@@ -10,6 +10,7 @@ leaves behind is noticed like any other damage, and made again from the source.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from dataclasses import dataclass, fields
@@ -181,7 +182,7 @@ def _scan(document: dict[str, Any], arrays: bytes, stamp: SourceStamp) -> FileSc
     offset = 0
     for name, shape in document["arrays"].items():
         kind = np.dtype(_EPISODES.get(name, "<f8"))
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         found[name] = np.frombuffer(arrays, kind, count, offset).reshape(shape)
         offset += count * kind.itemsize
     layout = dict(document["layout"])

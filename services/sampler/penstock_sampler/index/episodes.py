@@ -62,14 +62,14 @@ def segment(
     servable[-1] |= observations > rows
     length = ends - starts + servable
     kept = length > 0
-    outcome = np.where(
-        is_terminal, Outcome.TERMINAL, np.where(is_cut, Outcome.TRUNCATED, Outcome.OPEN)
-    )
+    outcome = np.full(len(ends), int(Outcome.OPEN), np.uint8)
+    outcome[is_cut] = int(Outcome.TRUNCATED)
+    outcome[is_terminal] = int(Outcome.TERMINAL)
     return FileEpisodes(
         number=np.flatnonzero(kept),
         first_row=starts[kept],
         length=length[kept].astype(np.int32),
-        outcome=outcome[kept].astype(np.uint8),
+        outcome=outcome[kept],
         dropped=ends[~servable],
     )
 

@@ -92,6 +92,8 @@ class Helpers:
                         stdin=told,
                         stdout=subprocess.DEVNULL,
                         stderr=subprocess.DEVNULL,  # what is wrong, this process finds and says
+                        # Threads that it does not need would be started on the others' cores.
+                        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
                     )
                 )
 
