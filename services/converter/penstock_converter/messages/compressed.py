@@ -1,6 +1,6 @@
 """The file inside a serialised sensor_msgs/CompressedImage, found by its place.
 
-Copying a file takes a fraction of the time that building a message object around it does.
+That takes a fraction of the time that building a message object around it does.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _ROS1_FRAME_ID, _CDR_FRAME_ID = 12, 8
 
 
 class CompressedImage(NamedTuple):
-    """What a message holds besides its header."""
+    """What a message holds besides its header; ``data`` is a part of the message, not a copy."""
 
     format: str
-    data: bytes
+    data: memoryview
 
 
 def read_compressed(message: bytes, *, ros1: bool) -> CompressedImage | None:
@@ -53,4 +53,4 @@ def read_compressed(message: bytes, *, ros1: bool) -> CompressedImage | None:
     # CDR may be followed by what pads it.
     if not 0 <= len(message) - position - size < alignment:
         return None
-    return CompressedImage(form, message[position : position + size])
+    return CompressedImage(form, memoryview(message)[position : position + size])

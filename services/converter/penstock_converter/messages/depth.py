@@ -170,7 +170,7 @@ def _decode_png(file: EncodedImage) -> Depth:
     return np.asarray(decoded, np.uint16)
 
 
-def _is_deep_png(data: bytes) -> bool:
+def _is_deep_png(data: bytes | memoryview) -> bool:
     """Whether the header is that of a PNG of one channel of 16 bits."""
     return data[1:4] == b"PNG" and data[24:26] == b"\x10\x00"
 

@@ -69,7 +69,7 @@ class EncodedImage(NamedTuple):
         bits: Of a channel.
     """
 
-    data: bytes
+    data: bytes | memoryview
     extension: str
     height: int
     width: int
@@ -84,7 +84,7 @@ def image_source(message: Any) -> EncodedImage | None:
     """
     if hasattr(message, "encoding"):
         return None
-    file = open_image(bytes(message.data), message.format)
+    file = open_image(memoryview(message.data), message.format)
     if file.bits > 8:  # noqa: PLR2004 - bits of uint8; fewer are stretched to that
         raise DataFault(
             f"a CompressedImage of format {message.format!r} has {file.bits} bits a channel, and "
@@ -94,7 +94,7 @@ def image_source(message: Any) -> EncodedImage | None:
     return file
 
 
-def open_image(data: bytes, form: str) -> EncodedImage:
+def open_image(data: bytes | memoryview, form: str) -> EncodedImage:
     """A JPEG or PNG file whose header and end are there; nothing is decoded.
 
     Args:
@@ -104,10 +104,10 @@ def open_image(data: bytes, form: str) -> EncodedImage:
     Raises:
         DataFault: It is neither JPEG nor PNG, cut off, or too large.
     """
-    if data.startswith(_JPEG):
+    if data[: len(_JPEG)] == _JPEG:
         height, width, bits = _jpeg_header(data)
         extension = "jpg"
-    elif data.startswith(_PNG):
+    elif data[: len(_PNG)] == _PNG:
         height, width, bits = _png_header(data)
         extension = "png"
     elif "compressedDepth" in form:
@@ -222,7 +222,7 @@ def _decode_raw(message: Any) -> Pixels:
     return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
 
 
-def _png_header(data: bytes) -> tuple[int, int, int]:
+def _png_header(data: bytes | memoryview) -> tuple[int, int, int]:
     """Height, width and bits a channel."""
     if len(data) < 33 or data[12:16] != b"IHDR":  # noqa: PLR2004 - signature and first chunk
         raise broken_image("png", len(data), "its header is incomplete")
@@ -239,14 +239,14 @@ def _png_header(data: bytes) -> tuple[int, int, int]:
     return height, width, bits
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int, int]:
+def _jpeg_header(data: bytes | memoryview) -> tuple[int, int, int]:
     """Height, width and bits a channel."""
     # Decoders fill what is cut off with grey, and say nothing.
-    if data.find(_END_OF_JPEG, max(len(data) - _TAIL_BYTES, 0)) < 0:
+    if _END_OF_JPEG not in bytes(data[-_TAIL_BYTES:]):
         raise broken_image("jpg", len(data), "its end is missing")
     global _latest_jpeg  # noqa: PLW0603 - a cache of one
     beginning, told = _latest_jpeg
-    if data.startswith(beginning):
+    if data[: len(beginning)] == beginning:
         return told
     position = 2
     while position + 9 <= len(data) and data[position] == _MARKER:
@@ -256,7 +256,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int]:
             continue
         if marker in _START_OF_FRAME:
             bits, height, width = struct.unpack_from(">BHH", data, position + 4)
-            _latest_jpeg = data[: position + 9], (height, width, bits)
+            _latest_jpeg = bytes(data[: position + 9]), (height, width, bits)
             return height, width, bits
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise broken_image("jpg", len(data), "it has no start of frame")

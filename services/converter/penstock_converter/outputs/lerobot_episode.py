@@ -166,7 +166,7 @@ def _number_column(values: NDArray[Any]) -> pa.Array:
 
 def _image_column(block: Block, name: str) -> pa.Array:
     rows = [
-        {"bytes": file.data, "path": f"frame-{block.start + offset:06d}.{file.extension}"}
+        {"bytes": bytes(file.data), "path": f"frame-{block.start + offset:06d}.{file.extension}"}
         for offset, file in enumerate(block.files[name])
         if file is not None
     ]

@@ -157,7 +157,8 @@ class EpisodeCopier:
                 "a video has one size, set outputs.lerobot.video: false or cut the recording",
                 reason="SCHEMA_MISMATCH",
             )
-        packet = av.Packet(file.data)
+        data: Any = file.data  # any buffer; the types say bytes
+        packet = av.Packet(data)
         packet.stream = self._stream
         packet.pts = packet.dts = self._count
         packet.duration, packet.time_base = 1, self._frame_time
