@@ -83,7 +83,7 @@ class Column:
         if not rows.size:
             return rows
         there = here = h5py.h5s.ALL
-        if shape != self.shape:
+        if start or shape != self.shape:
             there, here = self.handle.get_space(), _in_memory(shape)
             others = (1,) * (len(shape) - 1)
             there.select_hyperslab((start, *(0 for _ in others)), shape, (step, *others))

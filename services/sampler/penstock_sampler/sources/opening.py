@@ -106,8 +106,10 @@ class Hdf5File:
         return h5py.File(self._handle)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a second time does nothing."""
         self._columns.clear()
+        if not self._handle.valid:
+            return
         if h5py.h5f.get_obj_count(self._handle, h5py.h5f.OBJ_LOCAL | h5py.h5f.OBJ_ALL) > 1:
             # Somebody still has a dataset, and HDF5 keeps the file open for it.
             self.full().close()
