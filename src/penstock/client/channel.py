@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import socket
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
 
 import grpc
 import tenacity
@@ -15,7 +15,7 @@ from grpc.experimental import ChannelOptions
 from penstock.errors import InvalidInput, Unavailable
 from penstock.targets import Target
 
-__all__ = ["RETRY_S", "open_address", "open_channel", "retrying"]
+__all__ = ["RETRY_S", "answers", "let_go", "open_address", "open_channel", "retrying"]
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,28 @@ def open_address(address: str) -> grpc.Channel:
         address: As gRPC names it: ``ipv4:127.0.0.1:50051``, ``ipv6:[::1]:50051``, ``unix:/path``.
     """
     return grpc.insecure_channel(address, options=_OPTIONS)
+
+
+def let_go(stream: Any) -> None:
+    """Cancel a stream of answers, in the thread that reads it; nothing happens after its end.
+
+    A stream that is read in the calling thread tells its end to who reads on, and gRPC reads no
+    further once it is cancelled: the call would stay in memory, with the message that had come,
+    for as long as the process runs (grpcio 1.73). So what is on its way is taken here.
+    """
+    stream.cancel()
+    take, state = getattr(stream, "_consume_next_event", None), getattr(stream, "_state", None)
+    while take is not None and getattr(state, "due", None):
+        take()
+
+
+def answers(stream: Iterable[T]) -> Generator[T]:
+    """The messages of a stream, which is let go of wherever its reading ends."""
+    try:
+        yield from stream
+    finally:
+        # The service must not go on sending, either.
+        let_go(stream)
 
 
 def retrying(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Self, TypeVar
 
-from penstock.client.channel import RETRY_S, open_channel, retrying
+from penstock.client.channel import RETRY_S, answers, open_channel, retrying
 from penstock.client.errors import translated_errors
 from penstock.errors import Unavailable
 from penstock.targets import Target
@@ -160,7 +160,7 @@ class ConverterClient:
         """A stream that is known to be answered; retried until it is."""
         request = pb.WatchConversionRequest(conversion_id=conversion_id)
         with translated_errors(self._target):
-            stream = self._stub.WatchConversion(request)
+            stream = answers(self._stub.WatchConversion(request))
             first = next(stream)
         return chain((first,), stream)
 

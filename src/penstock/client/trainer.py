@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.client.channel import RETRY_S, open_channel, retrying
+from penstock.client.channel import RETRY_S, answers, open_channel, retrying
 from penstock.client.errors import translated_errors
 from penstock.client.messages import tensor_from_message, tensor_to_message
 from penstock.errors import Unavailable
@@ -154,7 +154,7 @@ class TrainerClient:
     def _first_report(self, exp_id: str) -> Iterator[pb.WatchTrainingResponse]:
         """A stream that is known to be answered; retried until it is."""
         with translated_errors(self._target):
-            stream = self._stub.WatchTraining(pb.WatchTrainingRequest(exp_id=exp_id))
+            stream = answers(self._stub.WatchTraining(pb.WatchTrainingRequest(exp_id=exp_id)))
             first = next(stream)
         return chain((first,), stream)
 

@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
 import xxhash
 
 from penstock.backends import SYNC_BYTES, CheckpointBackend
 from penstock.checkpoints import CheckpointInfo, RunInfo, UploadRequest, UploadState
 from penstock.chunks import CHUNK_BYTES, Digest
-from penstock.client.channel import open_channel, retrying
+from penstock.client.channel import answers, open_channel, retrying
 from penstock.client.checkpoint.messages import (
     checkpoint_from_message,
     collected_from_message,
@@ -343,8 +343,7 @@ class RemoteStore:
         )
         received = 0
         with translated_errors(self._target):
-            stream = self._stub.Download(request)
-            for message in _cancelled_at_the_end(stream):
+            for message in answers(self._stub.Download(request)):
                 if message.HasField("checkpoint"):
                     found = checkpoint_from_message(message.checkpoint)
                     if found.digest != info.digest:
@@ -365,14 +364,6 @@ class RemoteStore:
             self._counts["retries"] += 1
 
         return retrying(call, target=self._target, retry_s=self._retry_s, on_retry=note)
-
-
-def _cancelled_at_the_end(stream: Any) -> Iterator[pb.DownloadResponse]:
-    try:
-        yield from stream
-    finally:
-        # Whoever reads a part leaves the rest; the service must not go on sending.
-        stream.cancel()
 
 
 def _chunks(file: BinaryIO, start_bytes: int) -> Iterator[tuple[int, bytes]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from penstock.client.channel import answers
 from penstock.client.errors import translated_errors
 from penstock.client.rollout.messages import opened_from_message, which_to_message
 from penstock.client.rollout.operations import Pulled, damaged
@@ -108,15 +109,8 @@ class Pulling:
         one.start_over()
 
     def _messages(self, request: pb.PullRolloutRequest) -> Iterator[bytes]:
-        call: Any = None
-        try:
-            with translated_errors(self._target):
-                call = self._call(request)
-                yield from call
-        finally:
-            if call is not None:
-                # Whoever gives up in between leaves the rest; the service must not go on sending.
-                call.cancel()
+        with translated_errors(self._target):
+            yield from answers(self._call(request))
 
 
 class _One:

@@ -10,9 +10,9 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from penstock.client.channel import open_channel, retrying
+from penstock.client.channel import answers, open_channel, retrying
 from penstock.client.errors import translated_errors
 from penstock.client.rollout.encoded import Encoded
 from penstock.client.rollout.messages import (
@@ -164,11 +164,9 @@ class RemoteRollouts:
 
     def _announced(self, stream: str, after_sequence: int) -> Iterator[RolloutInfo]:
         request = pb.SubscribeRolloutsRequest(stream=stream, after_sequence=after_sequence)
-        call: Any = None
         try:
             with translated_errors(self._target):
-                call = self._stub.SubscribeRollouts(request)
-                for message in call:
+                for message in answers(self._stub.SubscribeRollouts(request)):
                     yield rollout_from_message(message.rollout)
         except PenstockError:
             if not self._closed.is_set():
@@ -177,9 +175,6 @@ class RemoteRollouts:
             # gRPC's word for a channel that is closed.
             if not self._closed.is_set():
                 raise
-        finally:
-            if call is not None:
-                call.cancel()
         if not self._closed.is_set():
             raise Unavailable(f"{self._target} ended the subscription")
 

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 from google.protobuf.message import DecodeError
 
+from penstock.client.channel import answers
 from penstock.client.sampler.direct_line import Line, Refused
 from penstock.client.sampler.received import Received, parse_fetched
 from penstock.errors import Cancelled, Corrupt
@@ -281,7 +282,7 @@ class DirectFetch:
             if self._cancelled:
                 raise self._called_off()
             self._rest = self._over_grpc(request)
-        return self._rest
+        return answers(self._rest)
 
     def _check_cancelled(self, error: OSError) -> None:
         if self._cancelled:

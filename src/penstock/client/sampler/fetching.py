@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.batch import Batch
+from penstock.client.channel import let_go
 from penstock.client.errors import translated_errors
 from penstock.client.messages import ACCEPTED_CODECS
 from penstock.client.part_messages import part_into_rows
@@ -262,7 +263,7 @@ class BatchFetch:
         except BaseException as raised:  # noqa: BLE001 - the thread that wants the batch raises it
             error = raised
             if call.stream is not None:
-                call.stream.cancel()
+                let_go(call.stream)
         with self._changed:
             self._end(call, error)
             self._changed.notify_all()
