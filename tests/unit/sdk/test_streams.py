@@ -59,6 +59,8 @@ def test_nothing_stays_of_streams_that_are_left_in_the_middle(channel, endless):
     for _ in range(5):
         for message in answers(call(b"1000000")):
             assert message == MESSAGE
+            # What is counted is there while a call is on.
+            assert kept_calls() == before + 1
             break
         assert endless.ended.acquire(timeout=10)
     assert kept_calls() == before
