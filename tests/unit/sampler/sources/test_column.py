@@ -21,6 +21,7 @@ def path(tmp_path: Path) -> Path:
         file["one"] = np.array([[1, 2]], np.int16)
         file["no rows"] = np.empty((0, 4), np.float32)
         file["scalar"] = 5
+        file["nothing"] = h5py.Empty("f4")
         group = file.create_group("grüppe/in it")
         group.create_dataset("frames", data=draw.integers(0, 255, (ROWS, 4, 5, 3), np.uint8))
         group.create_dataset("chunks", data=np.arange(ROWS), chunks=(2,), compression="gzip")
@@ -59,7 +60,8 @@ def test_rows_that_are_not_there_are_no_others(path: Path) -> None:
             with pytest.raises(HDF5_ERRORS):
                 file.column(name).read(start, stop)
         assert file.column("no rows").read(0, 0).shape == (0, 4)
-        assert (file.column("scalar").shape, file.column("scalar").rows) == ((), 0)
+        for name in ("scalar", "nothing"):
+            assert (file.column(name).shape, file.column(name).rows) == ((), 0)
 
 
 def test_what_is_no_dataset_is_told_apart(path: Path) -> None:
