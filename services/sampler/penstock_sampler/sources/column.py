@@ -31,7 +31,7 @@ class Column:
 
     def __init__(self, path: str, handle: h5py.h5d.DatasetID) -> None:
         self.path, self.handle = path, handle
-        # None, of a dataset that is declared to hold nothing, would be no shape to check or to tell.
+        # None, of a dataset that holds nothing by its type, would be no shape to check or to tell.
         self.shape: tuple[int, ...] = handle.shape or ()
         self.dtype = _dtype(handle.get_type().encode())
         self.address: int | None = handle.get_offset()

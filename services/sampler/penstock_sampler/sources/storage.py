@@ -115,12 +115,12 @@ def read_storage(column: Column, path: Path, size_bytes: int) -> Storage:
     if layout != h5py.h5d.CONTIGUOUS:
         raise NeedsHdf5("its layout is virtual or compact")
     stored = column.handle.get_storage_size()
-    address = column.handle.get_offset()
+    address = column.address
     if address is None or stored != math.prod(column.shape):
         raise NeedsHdf5("its storage is not fully allocated")
     if address + stored > size_bytes:
         raise NeedsHdf5("it reaches beyond the end of the file")
-    return Contiguous(int(address))
+    return Contiguous(address)
 
 
 def _read_chunked(column: Column, size_bytes: int) -> Chunked:
