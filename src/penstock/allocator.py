@@ -24,23 +24,23 @@ _LARGE_BYTES = 256 << 10
 
 
 @functools.cache
-def keep_message_memory(kept_bytes: int = 512 << 20, *, heaps: int = 0) -> bool:
+def keep_message_memory(kept_bytes: int = 512 << 20, *, heaps: int) -> bool:
     """Set the allocator up; returns whether it was.
 
     Args:
         kept_bytes: Free memory at the end of a heap up to which nothing is given back.
-        heaps: That threads share; 0 for as many as glibc makes. One takes least memory, as each
-            keeps free memory of its own. But a message grows piece by piece while it arrives, which
-            is copied again and again where something else of the program lies behind it.
+        heaps: That threads share at most, unless there are more already. One takes least memory,
+            as each keeps the most that any of its threads ever needed. But a message grows piece by
+            piece while it arrives, which is copied again and again where something else of the
+            program lies behind it.
     """
     mallopt = getattr(_library(), "mallopt", None)
     settings = [
         (_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES),
         (_M_TRIM_THRESHOLD, kept_bytes),
         (_M_TOP_PAD, _TOP_PAD_BYTES),
+        (_M_ARENA_MAX, heaps),
     ]
-    if heaps:
-        settings.append((_M_ARENA_MAX, heaps))
     return mallopt is not None and all(mallopt(name, value) for name, value in settings)
 
 

@@ -1,0 +1,57 @@
+"""Heaps that a process shares, in processes of their own: the allocator is set up once."""
+
+import subprocess
+import sys
+
+import pytest
+
+_COUNT_HEAPS = """
+import ctypes, sys, tempfile, threading
+
+from penstock.allocator import keep_message_memory, share_heap
+
+{set_up}
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.fdopen.restype = ctypes.c_void_p
+library.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+together = threading.Barrier(12)
+
+
+def allocate():
+    library.malloc(1000)
+    together.wait()
+
+
+threads = [threading.Thread(target=allocate) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with tempfile.TemporaryFile() as told:
+    stream = library.fdopen(told.fileno(), b"w")
+    library.malloc_info(0, stream)
+    library.fflush(ctypes.c_void_p(stream))
+    told.seek(0)
+    print(told.read().count(b"<heap nr="))
+"""
+
+
+def _heaps(set_up, **environment):
+    script = _COUNT_HEAPS.format(set_up=set_up)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("set_up", "most"),
+    [("keep_message_memory(heaps=3)", 3), ("keep_message_memory(heaps=1)", 1), ("share_heap()", 1)],
+)
+def test_threads_share_as_many_heaps_as_they_are_told(set_up, most):
+    assert _heaps(set_up) <= most < _heaps("")
+
+
+def test_an_allocator_that_is_not_to_be_touched_stays_as_it_is():
+    assert _heaps("keep_message_memory(heaps=1)", PENSTOCK_MALLOPT="0") == _heaps("")
