@@ -81,7 +81,7 @@ def contents():
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("item", ITEMS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(raw=contents(), packing=st.sampled_from(PACKINGS))
 def test_every_packing_of_bytes_in_their_order_gives_back_every_bit(item, raw, packing):
     chunk = encode_chunk(memoryview(raw), item, Method(Filter.NONE, (packing,)))
@@ -91,7 +91,7 @@ def test_every_packing_of_bytes_in_their_order_gives_back_every_bit(item, raw, p
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("item", SPLIT_ITEMS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(raw=contents(), packings=st.lists(st.sampled_from(PACKINGS), min_size=16, max_size=16))
 def test_every_packing_of_each_plane_gives_back_every_bit(item, raw, packings):
     """Whole elements or not: what cannot be split is encoded in its order."""
@@ -132,7 +132,7 @@ def test_zeros_among_noise_take_almost_nothing():
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("item", [2, 4, 8])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(raw=contents(), seed=st.integers(0, 2**32 - 1), near=st.booleans())
 def test_difference_to_any_base_gives_back_every_bit(item, raw, seed, near):
     base = np.random.default_rng(seed).integers(0, 256, len(raw), np.uint8)
@@ -195,7 +195,6 @@ def assert_rounded_as_torch_does(words):
     assert not (found & 0xFFFF).any()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=300))
 def test_rounding_to_bfloat16_is_that_of_torch(words):
     assert_rounded_as_torch_does(np.array(words, np.uint32))
@@ -252,7 +251,7 @@ def test_file_of_the_first_version_still_reads():
 
 
 @pytest.mark.parametrize("item", ITEMS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(raw=st.binary(max_size=400), repeats=st.integers(1, 20))
 def test_old_lz4_chunk_decodes_with_and_without_shuffle(item, raw, repeats):
     raw *= repeats
@@ -355,7 +354,7 @@ def damaged_chunks(draw):
     return filter_, codec, stored, size, item
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(damaged_chunks())
 def test_decoder_of_random_bytes_fills_or_refuses_and_stays_inside(chunk):
     filter_, codec, stored, size, item = chunk

@@ -49,7 +49,7 @@ def test_natively_the_worked_example_is_the_same(kernels):
     assert encode_natively(kernels, image)[0].tobytes() == bitplanes.encode(image[0])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.integers(0, 2**32), SHAPES, st.sampled_from([0, 1, 3, 9, 40, 127]))
 def test_every_level_writes_and_reads_the_same_bytes(kernels, seed, shape, spread):
     rows = rows_of(seed, shape, spread)
@@ -65,7 +65,7 @@ def test_every_level_writes_and_reads_the_same_bytes(kernels, seed, shape, sprea
     assert np.array_equal(alone, rows[0])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(max_size=400), st.integers(1, 12), st.integers(1, 30))
 def test_arbitrary_bytes_decode_as_in_plain_code_or_are_corrupt(kernels, data, rows, row_bytes):
     shape = (1, rows, row_bytes)
@@ -80,7 +80,7 @@ def test_arbitrary_bytes_decode_as_in_plain_code_or_are_corrupt(kernels, data, r
         assert np.array_equal(out[0], plain)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     st.lists(st.integers(0, 8), min_size=3, max_size=3),
     st.binary(min_size=192, max_size=192),

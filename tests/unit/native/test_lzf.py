@@ -69,7 +69,7 @@ def test_damaged_chunks_are_corrupt(chunk, size):
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_arbitrary_bytes_stay_inside(chunk, size):
     try:

@@ -75,7 +75,7 @@ def made(seed, shape, item, *, likeness):
     return rows, after
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(1, 9), st.integers(1, 70), st.integers(1, 40)),

@@ -21,7 +21,7 @@ def following(rng, base, resets):
     return after
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     size=st.tuples(st.integers(1, 20), st.integers(2, 140)),

@@ -60,7 +60,7 @@ def selections(draw):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     selection=selections(),
     codec=st.sampled_from(list(FILES)),
@@ -89,7 +89,7 @@ def test_a_part_reads_little_of_the_file():
     assert part.count < whole.count / 4
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(selection=selections())
 def test_ranges_are_merged_and_hold_just_the_segments_that_are_needed(selection):
     index = read_index(io.BytesIO(FILES["zstd"]))
@@ -124,7 +124,7 @@ def test_ranges_are_merged_and_hold_just_the_segments_that_are_needed(selection)
     assert covered == needed
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(selection=selections(), cut=st.integers(50, 90_000), threads=st.sampled_from([1, 2]))
 def test_pieces_may_be_cut_anywhere(selection, cut, threads):
     data = FILES["lz4"]

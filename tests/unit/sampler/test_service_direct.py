@@ -253,7 +253,7 @@ def test_garbage_is_refused_or_answered(service: SamplerService, garbage: bytes)
         answered(service, garbage)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ids=st.lists(st.integers(0, 60) | st.integers(0, 2**64 - 1), max_size=12),
     codecs=st.lists(st.sampled_from([0, 1, 2, 3, 4, 99]), max_size=4),

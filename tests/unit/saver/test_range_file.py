@@ -81,7 +81,7 @@ def test_reading_all_and_beyond_the_end():
     assert file.readable()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 12_000), st.integers(0, 5000)), max_size=12),
     st.integers(1, 3000),
@@ -156,7 +156,7 @@ def test_broken_stream_is_taken_up_where_it_was(sign):
     assert [type(error) for error in server.told] == [Unavailable] * 7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 5000)), min_size=1, max_size=8),
     st.lists(st.integers(-9000, 9000), max_size=3),

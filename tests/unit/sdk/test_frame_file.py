@@ -273,7 +273,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path, codec: str) -> None:
         assert _rows_read(damaged, frames) == expected, place
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damage_of_any_kind_never_gives_wrong_pixels(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
