@@ -7,6 +7,7 @@ sample variances" (1979), in float64. Merged in the same order, the same parts g
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +46,8 @@ class Moments:
 
     @classmethod
     def empty(cls, width: int) -> Moments:
-        """Moments of no rows."""
-        return cls(
-            0, np.zeros(width), np.zeros(width), np.full(width, np.inf), np.full(width, -np.inf)
-        )
+        """Moments of no rows; nobody may write to the arrays."""
+        return cls(0, *_nothing(width))
 
     @classmethod
     def of(cls, rows: NDArray[np.float64]) -> Moments:
@@ -98,3 +97,11 @@ class Moments:
             max=self.max.astype(np.float32),
             count=self.count,
         )
+
+
+@lru_cache(16)
+def _nothing(width: int) -> tuple[NDArray[np.float64], ...]:
+    arrays = tuple(np.full(width, value) for value in (0.0, 0.0, np.inf, -np.inf))
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays

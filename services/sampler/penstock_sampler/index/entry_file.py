@@ -14,6 +14,7 @@ import math
 import os
 import struct
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -214,4 +215,9 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 def _fields(value: Any) -> dict[str, Any]:
     """A dataclass as JSON; unlike ``asdict``, nothing in it is copied."""
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: getattr(value, name) for name in _names(type(value))}
+
+
+@lru_cache(16)
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))

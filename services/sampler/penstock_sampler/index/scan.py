@@ -189,9 +189,12 @@ def _read(
             return None
         # Not -1: observation N may be alone in the last block, with no row of the others.
         width = math.prod(found.shape[1:])
-        # A float64 beyond float32 becomes infinite, and is counted by the statistics as such.
-        with np.errstate(over="ignore"):
-            columns[name] = np.ascontiguousarray(found.reshape(end - start, width), np.float32)
+        rows = found.reshape(end - start, width)
+        if rows.dtype != np.float32:
+            # A float64 beyond float32 becomes infinite, and is counted by the statistics as such.
+            with np.errstate(over="ignore"):
+                rows = rows.astype(np.float32)
+        columns[name] = np.ascontiguousarray(rows)
     return columns
 
 

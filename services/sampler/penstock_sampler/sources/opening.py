@@ -45,19 +45,16 @@ class Hdf5File:
 
     def __init__(self, path: Path) -> None:
         self._handle = _open(path)
-        self._names: dict[str, frozenset[str]] = {}
+        self._names: dict[str, frozenset[str] | None] = {}
         self._columns: dict[str, Column] = {}
 
     def names(self, group: str = "") -> frozenset[str]:
         """Names in a group, of links that lead nowhere too; none where there is no such group."""
-        found = self._names.get(group)
-        if found is None:
-            self._names[group] = found = self._list(group)
-        return found
+        return self._listed(group) or frozenset()
 
     def is_group(self, path: str) -> bool:
         """Whether a group goes by that path."""
-        return self.has(path) and self._group(path) is not None
+        return self._listed(path) is not None
 
     def has(self, path: str) -> bool:
         """Whether something goes by that path."""
@@ -135,13 +132,17 @@ class Hdf5File:
             return None
         return found if isinstance(found, h5py.h5g.GroupID) else None
 
-    def _list(self, path: str) -> frozenset[str]:
-        group = self._group(path or "/") if not path or self.has(path) else None
-        names: list[bytes] = []
-        if group is not None:
-            # In one go: h5py's own iteration asks for each name by its number.
-            h5py.h5g.iterate(group, names.append)
-        return frozenset(name.decode("utf-8", "surrogateescape") for name in names)
+    def _listed(self, path: str) -> frozenset[str] | None:
+        """Names in a group; None where there is no such group."""
+        if path not in self._names:
+            group = self._group(path or "/") if not path or self.has(path) else None
+            names: list[bytes] = []
+            if group is not None:
+                # In one go: h5py's own iteration asks for each name by its number.
+                h5py.h5g.iterate(group, names.append)
+            known = frozenset(name.decode("utf-8", "surrogateescape") for name in names)
+            self._names[path] = None if group is None else known
+        return self._names[path]
 
 
 def _open(path: Path) -> h5py.h5f.FileID:

@@ -15,9 +15,9 @@ from penstock.targets import Target
 
 __all__ = ["open_sampler"]
 
-_HEAPS = 4
+_HEAPS = 2
 """Threads come and go with every client. With a heap for each, all of them grow, one by one, to the
-most that any thread ever needs: 17 heaps held 150 MB. A batch takes as long with four.
+most that any thread ever needs: 17 heaps held 150 MB. A batch takes as long with two.
 """
 
 
