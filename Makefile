@@ -39,7 +39,8 @@ demo: setup ## From a rosbag to a policy: record, convert, serve, train, evaluat
 	PYTHONPATH=examples $(BIN)/python -m bag_to_policy --out demo
 
 test: setup $(LEROBOT)/.ready check ## Run the checks and all tests but the container ones
-	$(BIN)/python -m pytest -m "not docker"
+	$(BIN)/python -m pytest -m "not docker and not e2e" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m e2e
 
 test-docker: setup ## Build the images and prove them with a real engine (installs one on Debian)
 	deploy/engine.sh
