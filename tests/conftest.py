@@ -11,15 +11,9 @@ from service_process import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Machines are shared, so how long an example takes says nothing about the code. Fixtures beside
-# examples hold nothing that one could hand on to the next.
+# Machines are shared: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile(
-    "any machine",
-    deadline=None,
-    suppress_health_check=[
-        hypothesis.HealthCheck.too_slow,
-        hypothesis.HealthCheck.function_scoped_fixture,
-    ],
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
 

@@ -57,9 +57,10 @@ def share_heap() -> bool:
 
 
 def give_back_memory() -> None:
-    """Return free memory to the system, wherever it lies: after work that will not come again soon.
+    """Return free memory to the system: after work that will not come again soon.
 
-    What is still used keeps whole heaps from shrinking; the free pages between are given back.
+    What is still used keeps whole heaps from shrinking; the free pages between are given back. The
+    end of a heap is not, but for that of the first one, so this does little where there are many.
     """
     trim = getattr(_library(), "malloc_trim", None)
     if trim is not None:

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock import container, native
@@ -266,7 +266,11 @@ def states(draw):
     return draw(RECURSIVE)
 
 
-seriously = settings(max_examples=150)
+seriously = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @seriously
@@ -320,7 +324,9 @@ SLOTS = {
 
 
 @pytest.mark.parametrize("slots", SLOTS)
-@settings(max_examples=60)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), min_size=2, max_size=4))
 def test_tensors_tied_and_untied_are_right_or_refused(slots, picks):
     """Three places of a state, each filled with one of three things of the same form."""

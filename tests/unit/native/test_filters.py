@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.native import add_difference, round_bfloat16, subtract
+
+FIXTURE = [HealthCheck.function_scoped_fixture]
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +16,7 @@ def _each_implementation(implementation):
 
 
 @pytest.mark.parametrize("item", [2, 4, 8])
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=FIXTURE)
 @given(data=st.data())
 def test_difference_is_in_zigzag_order_and_can_be_undone(item, data):
     most = 2 ** (8 * item) - 1
@@ -33,7 +35,7 @@ def test_difference_is_in_zigzag_order_and_can_be_undone(item, data):
     assert out.tobytes() == raw.tobytes()
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100, suppress_health_check=FIXTURE)
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=70))
 def test_rounding_takes_the_nearest_and_keeps_what_is_no_number(words):
     floats = np.zeros(4 * len(words) + 1, np.uint8)[1:]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.native import (
@@ -16,6 +16,7 @@ from penstock.native import (
 )
 
 ITEMS = [1, 2, 3, 4, 8, 12, 16]
+FIXTURE = [HealthCheck.function_scoped_fixture]
 AROUND = 64
 
 
@@ -38,7 +39,7 @@ def noise(seed, size):
 
 
 @pytest.mark.parametrize("item", ITEMS)
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=FIXTURE)
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 300))
 def test_plane_p_holds_byte_p_of_each_number(item, seed, count):
     raw = noise(seed, item * count + 1)[1:]
@@ -49,7 +50,7 @@ def test_plane_p_holds_byte_p_of_each_number(item, seed, count):
     assert numbers.tobytes() == raw.tobytes()
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=FIXTURE)
 @given(seed=st.integers(0, 2**32), size=st.integers(0, 700))
 def test_bit_plane_b_holds_bit_b_of_each_byte_and_the_rest_stays(seed, size):
     plane = noise(seed, size)
@@ -88,7 +89,7 @@ def packed(plane):
     return out[:size].copy()
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100, suppress_health_check=FIXTURE)
 @given(
     seed=st.integers(0, 2**32),
     size=st.integers(0, 400),
@@ -112,7 +113,7 @@ def test_packed_plane_is_what_the_format_says_and_gives_back_every_byte(
         assert not filled(lambda out: unpack(data[:-1], out), size)[1]
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150, suppress_health_check=FIXTURE)
 @given(st.binary(max_size=300), st.integers(0, 400))
 def test_arbitrary_bytes_unpack_only_where_their_size_is_right(data, size):
     blocks = size // 64

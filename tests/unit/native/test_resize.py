@@ -5,14 +5,17 @@ import platform
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import InvalidInput
 from penstock.resize import resize_images, resize_into
 
 SIDES = st.integers(1, 70)
-examples = settings(max_examples=60)
+# The fixture holds no state that examples could hand on to each other.
+examples = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 # Elsewhere OpenCV may have kernels with bytes of their own.

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unit.rollout_file.made import KINDS, encoded, numbers, same_bytes
 
@@ -11,6 +11,7 @@ from penstock.rollout_file import Encoding, Limits, flatten, read, read_index, v
 from penstock.rollout_file.leaves import DTYPES
 
 SHAPES = [(), (1,), (3,), (8,), (17,), (1, 6, 4), (5, 10), (0,), (2, 0), (20, 30)]
+FIXTURE = [HealthCheck.function_scoped_fixture]
 
 
 def rollout(seed, envs, steps, fields):
@@ -29,7 +30,7 @@ FIELDS = st.lists(
 
 
 @pytest.mark.parametrize("codec", ["raw", "lz4", "zstd"])
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30, suppress_health_check=FIXTURE)
 @given(seed=st.integers(0, 2**32), envs=st.integers(1, 20), steps=st.integers(1, 70), fields=FIELDS)
 def test_every_bit_comes_back(codec, seed, envs, steps, fields):
     leaves = rollout(seed, envs, steps, fields)
@@ -42,7 +43,7 @@ def test_every_bit_comes_back(codec, seed, envs, steps, fields):
     assert verify(io.BytesIO(data)).raw_size_bytes == encoder.raw_size_bytes
 
 
-@settings(max_examples=12)
+@settings(deadline=None, max_examples=12, suppress_health_check=FIXTURE)
 @given(seed=st.integers(0, 2**32), fields=FIELDS, codec=st.sampled_from(["raw", "lz4", "zstd"]))
 def test_each_implementation_reads_what_it_wrote(implementation, seed, fields, codec):
     leaves = rollout(seed, 9, 33, fields)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock import native
@@ -74,7 +74,11 @@ def kernels(request, monkeypatch):
     return request.param
 
 
-@settings(max_examples=60)
+# The fixture above holds no state that examples could hand on to each other.
+same_for_all_examples = [HealthCheck.function_scoped_fixture]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=same_for_all_examples)
 @given(
     shape=st.tuples(*3 * [st.integers(1, 25)]),
     count=st.integers(0, 3),
@@ -115,7 +119,7 @@ def test_native_and_plain_code_write_equal_bytes(codec, monkeypatch):
     assert np.array_equal(sizes, plain_sizes)
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150, suppress_health_check=same_for_all_examples)
 @given(data=st.binary(max_size=300), codec=st.sampled_from(IMAGE_CODECS))
 def test_arbitrary_bytes_are_images_or_corrupt(kernels, data, codec):
     out = np.zeros((1, 4, 5, 3), np.uint8)

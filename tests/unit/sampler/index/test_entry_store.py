@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import penstock_sampler.index.record_store
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from penstock_sampler.index.dataset_index import DatasetIndex, build_index
 from penstock_sampler.index.discovery import find_files
@@ -319,7 +319,9 @@ def test_a_forked_process_repairs_for_itself(data: Path, kept: Path) -> None:
     _assert_same_records(index, clean)
 
 
-@settings(max_examples=150)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     changes=st.dictionaries(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=8), max_size=4)
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import tenacity
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from penstock_sampler.serving import local_server
 from penstock_sampler.serving.local_path import SocketPlace, socket_place
@@ -142,7 +142,7 @@ def test_what_is_not_handed_out_has_a_reason(
         assert ask(client, WANTED)[0] == {"ok": True}
 
 
-@settings(max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(garbage=st.binary(min_size=1, max_size=6000) | st.just(b"[" * 4000))
 def test_garbage_is_answered_and_harms_nobody(server: LocalServer, garbage: bytes) -> None:
     with connected(server) as client:

@@ -11,7 +11,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from penstock_sampler import sources
@@ -239,7 +239,9 @@ def test_tables_of_chunks_are_forgotten_beyond_their_limit(
 SIDES = st.tuples(*(st.integers(1, side) for side in SHAPE))
 
 
-@settings(max_examples=60)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     chunks=SIDES,
     compression=st.sampled_from([None, "gzip", "lzf"]),
