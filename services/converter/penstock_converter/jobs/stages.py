@@ -16,7 +16,7 @@ from typing import Any
 from penstock.errors import PenstockError
 from penstock.failpoints import failpoint
 from penstock.library_pages import let_go_of_libraries
-from penstock_converter.jobs.durable import replace_synced, sync_folder, sync_tree
+from penstock_converter.jobs.durable import replace_synced, sync_folder, sync_tree, writing_out
 from penstock_converter.jobs.outcome import BagOutcome, fingerprint, identify
 from penstock_converter.jobs.recording import Work, convert_recording
 from penstock_converter.mapping.model import Mapping
@@ -154,7 +154,8 @@ class Stages:
                 return _sinks(_episode_folder(attempt, number), mapping, bag.name)
 
             work = Work(bag, mapping, sinks, memory_bytes)
-            choice, schema = convert_recording(work, on_frame=on_frame, cancelled=cancelled)
+            with writing_out(attempt):
+                choice, schema = convert_recording(work, on_frame=on_frame, cancelled=cancelled)
             outcome = BagOutcome(
                 name,
                 state="converted",

@@ -329,7 +329,10 @@ def _matrix(column: pa.ChunkedArray, count: int) -> NDArray[Any]:
     """A column of numbers or lists of a fixed size as (n, D)."""
     array = column.combine_chunks()
     if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(count, -1)
+        # Not by its method `flatten`, for which pyarrow first makes all functions that it has.
+        width = array.type.list_size
+        values = array.values.slice(array.offset * width, count * width)
+        return values.to_numpy(zero_copy_only=False).reshape(count, -1)
     return array.to_numpy(zero_copy_only=False)[:, None]
 
 

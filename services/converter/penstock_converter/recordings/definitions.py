@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat, Nodetype
+from rosbags.interfaces.typing import Typesdict
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.msg import normalize_msgtype
 from rosbags.typesys.store import Typestore
@@ -102,7 +103,6 @@ def type_store(
         Exception: A definition cannot be parsed; rosbags has many ways to say so.
     """
     texts = {normalize_msgtype(name): text for name, text in given}
-    shipped = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.LATEST)
     store = get_typestore(Stores.EMPTY)
     if definition.format is MessageDefinitionFormat.MSG:
         store.register(get_types_from_msg(_without_constants(definition.data), msgtype))
@@ -116,12 +116,17 @@ def type_store(
                 _register_idl(store, texts[name])
             else:
                 store.register(get_types_from_msg(_without_constants(texts[name]), name))
-        elif name in shipped.fielddefs:
-            store.register({name: shipped.fielddefs[name]})
+        elif name in (shipped := _shipped(ros1=ros1)):
+            store.register({name: shipped[name]})
         if name not in store.fielddefs:
             raise Undefined(name)
         wanted |= _types_in(store)
     return store
+
+
+def _shipped(*, ros1: bool) -> Typesdict:
+    """What ROS ships; made when it is first asked for, as most recordings define what they hold."""
+    return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.LATEST).fielddefs
 
 
 def _without_constants(text: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,8 @@ class IndexStore:
         self._options = json.dumps(asdict(options), sort_keys=True)
         folder.mkdir(parents=True, exist_ok=True)
         self._used: set[str] = set()
+        # Everything that is done for a file asks for its place.
+        self._latest = Path(), folder
         self._size_bytes = sum(size for _, size, _ in self._entries())
         self._limit_bytes = (
             limit_bytes or self._size_bytes + shutil.disk_usage(folder).free // _SHARE_OF_FREE
@@ -111,8 +114,9 @@ class IndexStore:
             OSError: The entry cannot be written.
         """
         stamp = self.stamp(path)
-        descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, self.entry(path).name, self.folder)
-        writer = EntryWriter(self, descriptor, Path(unfinished), stamp)
+        unfinished = f"{self.entry(path)}.{secrets.token_hex(8)}{_UNFINISHED}"
+        descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        writer = EntryWriter(self, descriptor, unfinished, stamp)
         try:
             yield writer
         finally:
@@ -122,10 +126,21 @@ class IndexStore:
 
     def entry(self, path: Path) -> Path:
         """Where what is known of a file lies; one place for each way of reading it."""
-        key = xxhash.xxh3_128_hexdigest(
-            f"{path}\0{self._options}".encode("utf-8", "surrogateescape")
-        )
-        return self.folder / f"{key}{_SUFFIX}"
+        known, entry = self._latest
+        if path != known:
+            entry = self.folder / self._name(path)
+            self._latest = path, entry
+        return entry
+
+    def missing(self, paths: Iterable[Path]) -> list[Path]:
+        """Those that have no entry, of whatever state of theirs; looks into the folder once."""
+        with os.scandir(self.folder) as found:
+            there = {item.name for item in found}
+        return [path for path in paths if self._name(path) not in there]
+
+    def _name(self, path: Path) -> str:
+        key = f"{path}\0{self._options}".encode("utf-8", "surrogateescape")
+        return f"{xxhash.xxh3_128_hexdigest(key)}{_SUFFIX}"
 
     def make_room(self, size_bytes: int) -> bool:
         """Evict the entries that were not used for longest; whether there is room then.
@@ -185,7 +200,7 @@ class EntryWriter:
     """
 
     def __init__(
-        self, store: IndexStore, descriptor: int, unfinished: Path, stamp: SourceStamp
+        self, store: IndexStore, descriptor: int, unfinished: str, stamp: SourceStamp
     ) -> None:
         self._store, self._descriptor = store, descriptor
         self._unfinished, self._stamp = unfinished, stamp
@@ -210,7 +225,7 @@ class EntryWriter:
         if not self._store.make_room(size_bytes):
             return None
         entry = self._store.entry(scan.identity.path)
-        self._unfinished.replace(entry)
+        os.replace(self._unfinished, entry)  # noqa: PTH105 - for each of thousands of files
         self.committed = True
         status = os.fstat(self._descriptor)
         self._store.added(entry, size_bytes)

@@ -53,6 +53,8 @@ def segment(
         terminal: Rows at which the environment ended the episode, ascending.
         cut: Rows after which an episode was cut, ascending; may share rows with ``terminal``.
     """
+    if all(len(given) == 0 or given[0] == rows - 1 for given in (terminal, cut)):
+        return _one_episode(rows, observations, terminal=len(terminal) > 0, cut=len(cut) > 0)
     ends = np.unique(np.concatenate([terminal, cut, [rows - 1]])).astype(np.int64)
     starts = np.concatenate(([0], ends[:-1] + 1)).astype(np.int64)
     is_terminal = _among(ends, terminal)
@@ -71,6 +73,21 @@ def segment(
         length=length[kept].astype(np.int32),
         outcome=outcome[kept],
         dropped=ends[~servable],
+    )
+
+
+def _one_episode(rows: int, observations: int, *, terminal: bool, cut: bool) -> FileEpisodes:
+    """What most recorders write, for which the arithmetic of many takes longer than reading it."""
+    servable = terminal or observations > rows
+    length = rows - 1 + servable
+    outcome = Outcome.TERMINAL if terminal else Outcome.TRUNCATED if cut else Outcome.OPEN
+    kept = 1 if length else 0
+    return FileEpisodes(
+        number=np.zeros(kept, np.int64),
+        first_row=np.zeros(kept, np.int64),
+        length=np.full(kept, length, np.int32),
+        outcome=np.full(kept, int(outcome), np.uint8),
+        dropped=np.empty(0, np.int64) if servable else np.array([rows - 1], np.int64),
     )
 
 

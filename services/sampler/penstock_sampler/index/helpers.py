@@ -74,7 +74,7 @@ class Helpers:
         count = min(int(left_s / _WORTH_S), self._cores - 1, _MOST_HELPERS)
         if entries is None or not count or not sys.executable:
             return
-        missing = [path for path in reversed(paths) if not entries.entry(path).exists()]
+        missing = entries.missing(reversed(paths))
         count = min(count, len(missing))
         log.info("%d files are not indexed yet: %d processes help", len(missing), count)
         for number in range(count):
