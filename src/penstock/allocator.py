@@ -13,15 +13,20 @@ import functools
 import os
 import platform
 import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-__all__ = ["give_back_memory", "keep_message_memory", "share_heap"]
+__all__ = ["give_back_memory", "images_in_heap", "keep_message_memory", "share_heap"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
 """The largest that glibc takes: messages come from its heaps, not from mappings of their own."""
 _TOP_PAD_BYTES = 1 << 20
+_LARGE_BYTES = 256 << 10
+_TRIM_BYTES = 128 << 10
+"""What glibc begins with."""
 _KEPT_BYTES = 64 << 20
-"""Free memory at the end of the one heap: more than a few images, decoded and on their way."""
+"""More than a few images, decoded and on their way."""
 
 
 @functools.cache
@@ -47,13 +52,39 @@ def keep_message_memory(kept_bytes: int = 512 << 20, *, heaps: int) -> bool:
 
 @functools.cache
 def share_heap() -> bool:
-    """Let all threads allocate from one heap, images too; returns whether they do.
+    """Let all threads allocate from one heap, large blocks by themselves; returns whether they do.
 
-    For work whose memory matters more than its speed: heaps of threads each keep free memory. An
-    image of 640x480 in a mapping of its own would be 225 fresh pages each time, which cost a
-    quarter of what it takes to decode and encode it.
+    For work whose memory matters more than its speed: heaps of threads each keep free memory, and
+    so does one in which blocks of all sizes mix.
     """
-    return keep_message_memory(_KEPT_BYTES, heaps=1)
+    mallopt = getattr(_library(), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_ARENA_MAX, 1)) and _map_alone(mallopt)
+
+
+@contextmanager
+def images_in_heap() -> Generator[None]:
+    """While images stream through, let them share the heap of :func:`share_heap`, if there is one.
+
+    Mapped alone, one of 640x480 is 225 fresh pages each time, which takes as long as a fifth of
+    decoding and encoding it. Afterwards large blocks are mapped alone again, and the heap is given
+    back: it would keep what was used once.
+    """
+    if not share_heap.cache_info().currsize or not share_heap():
+        yield
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    try:
+        yield
+    finally:
+        _map_alone(mallopt)
+        give_back_memory()
+
+
+def _map_alone(mallopt: Callable[[int, int], int]) -> bool:
+    settings = [(_M_MMAP_THRESHOLD, _LARGE_BYTES), (_M_TRIM_THRESHOLD, _TRIM_BYTES)]
+    return all(mallopt(name, value) for name, value in settings)
 
 
 def give_back_memory() -> None:

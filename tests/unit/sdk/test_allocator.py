@@ -55,3 +55,45 @@ def test_threads_share_as_many_heaps_as_they_are_told(set_up, most):
 
 def test_an_allocator_that_is_not_to_be_touched_stays_as_it_is():
     assert _heaps("keep_message_memory(heaps=1)", PENSTOCK_MALLOPT="0") == _heaps("")
+
+
+_MAP_BLOCKS = """
+import ctypes
+
+from penstock.allocator import images_in_heap, share_heap
+
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+# Ten integers; the fourth is the number of blocks that are mapped by themselves.
+class Info(ctypes.Structure):
+    _fields_ = [("all", ctypes.c_int * 10)]
+
+
+library.mallinfo.restype = Info
+
+
+def is_mapped():
+    before = library.mallinfo().all[3]
+    library.malloc(900_000)
+    return library.mallinfo().all[3] > before
+
+
+{set_up}
+told = [is_mapped()]
+with images_in_heap():
+    told.append(is_mapped())
+print(*told, is_mapped())
+"""
+
+
+@pytest.mark.parametrize(
+    ("set_up", "mapped"),
+    [("share_heap()", "True False True"), ("", "True True True")],
+    ids=["one heap", "untouched"],
+)
+def test_images_are_in_the_heap_while_they_stream_where_there_is_one(set_up, mapped):
+    script = _MAP_BLOCKS.format(set_up=set_up)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == mapped

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.allocator import images_in_heap
 from penstock.errors import Cancelled, DataFault
 from penstock.failpoints import failpoint
 from penstock_converter.frames.choice import Choice, Frames, choose_frames, is_image
@@ -92,7 +93,11 @@ def convert_recording(
                 for sink in sinks:
                     stack.callback(sink.abort)
                 stream = stream_frames(bag, timeline, frames, mapping, work.memory_bytes)
-                with closing(stream), closing(_Episode(frames, cameras, vectors, sinks)) as episode:
+                with (
+                    images_in_heap(),
+                    closing(stream),
+                    closing(_Episode(frames, cameras, vectors, sinks)) as episode,
+                ):
                     for frame in stream:
                         episode.take(frame, bag, schema)
                         if frame.frame < frames.count:
