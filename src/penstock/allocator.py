@@ -16,7 +16,13 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-__all__ = ["give_back_memory", "images_in_heap", "keep_message_memory", "share_heap"]
+__all__ = [
+    "give_back_memory",
+    "heap_given_back",
+    "hold_in_heap",
+    "keep_message_memory",
+    "share_heap",
+]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _MMAP_THRESHOLD_BYTES = 32 << 20
@@ -25,8 +31,13 @@ _TOP_PAD_BYTES = 1 << 20
 _LARGE_BYTES = 256 << 10
 _TRIM_BYTES = 128 << 10
 """What glibc begins with."""
+_HEAD_BYTES = 4096
+"""What a block has besides what was asked for, and more."""
 _KEPT_BYTES = 64 << 20
 """More than a few images, decoded and on their way."""
+
+_held_bytes = 0
+"""Blocks up to that size come from the one heap, beyond what does anyhow."""
 
 
 @functools.cache
@@ -61,25 +72,38 @@ def share_heap() -> bool:
     return mallopt is not None and bool(mallopt(_M_ARENA_MAX, 1)) and _map_alone(mallopt)
 
 
-@contextmanager
-def images_in_heap() -> Generator[None]:
-    """While images stream through, let them share the heap of :func:`share_heap`, if there is one.
+def hold_in_heap(size_bytes: int) -> None:
+    """Let blocks up to ``size_bytes`` come from the heap of :func:`share_heap`, if there is one.
 
-    Mapped alone, one of 640x480 is 225 fresh pages each time, which takes as long as a fifth of
-    decoding and encoding it. Afterwards large blocks are mapped alone again, and the heap is given
-    back: it would keep what was used once.
+    For images, which come and go: mapped alone, one of 640x480 is 225 fresh pages each time, which
+    takes as long as a fifth of decoding and encoding it. What is larger, and grows, stays apart.
     """
-    if not share_heap.cache_info().currsize or not share_heap():
-        yield
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    global _held_bytes  # noqa: PLW0603 - the allocator is the process's, and cannot be asked
+    mallopt = _mallopt_of_one_heap()
+    if mallopt is not None and size_bytes + _HEAD_BYTES > max(_held_bytes, _LARGE_BYTES):
+        _held_bytes = min(size_bytes + _HEAD_BYTES, _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _held_bytes)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@contextmanager
+def heap_given_back() -> Generator[None]:
+    """Undo :func:`hold_in_heap` at the end, and give back what is free."""
+    global _held_bytes  # noqa: PLW0603 - see above
     try:
         yield
     finally:
-        _map_alone(mallopt)
-        give_back_memory()
+        mallopt = _mallopt_of_one_heap()
+        if mallopt is not None:
+            _held_bytes = 0
+            _map_alone(mallopt)
+            give_back_memory()
+
+
+def _mallopt_of_one_heap() -> Callable[[int, int], int] | None:
+    """None where heaps are many, or nothing may be touched."""
+    shared = share_heap.cache_info().currsize and share_heap()
+    return ctypes.CDLL(None).mallopt if shared else None
 
 
 def _map_alone(mallopt: Callable[[int, int], int]) -> bool:

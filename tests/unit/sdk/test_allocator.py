@@ -60,7 +60,7 @@ def test_an_allocator_that_is_not_to_be_touched_stays_as_it_is():
 _MAP_BLOCKS = """
 import ctypes
 
-from penstock.allocator import images_in_heap, share_heap
+from penstock.allocator import heap_given_back, hold_in_heap, share_heap
 
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -80,7 +80,9 @@ def is_mapped():
 
 {set_up}
 told = [is_mapped()]
-with images_in_heap():
+with heap_given_back():
+    hold_in_heap(900_000)
+    hold_in_heap(1000)
     told.append(is_mapped())
 print(*told, is_mapped())
 """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock.allocator import hold_in_heap
 from penstock.errors import DataFault
 from penstock_converter.jobs.lanes import DirectLane, Lane
 from penstock_converter.mapping.model import Mapping
@@ -88,6 +90,7 @@ class Camera:
             if shape != self._shape:
                 self._schema.settle(self._name, FeatureSchema(self._dtype, shape))
                 self._shape = shape
+                hold_in_heap(math.prod(shape) * (2 if self._depth else 1))
             kept = [sink.image(self._name, item.frame, image) for sink in sinks]
         except DataFault as error:
             raise located(error, self._bag, self.topic, item.number) from error

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.allocator import images_in_heap
+from penstock.allocator import heap_given_back
 from penstock.errors import Cancelled, DataFault
 from penstock.failpoints import failpoint
 from penstock_converter.frames.choice import Choice, Frames, choose_frames, is_image
@@ -70,6 +70,7 @@ def convert_recording(
     settings = mapping.rosbag
     with (
         rare_collections(),
+        heap_given_back(),
         open_bag(work.path, salvage=settings.salvage, definitions=settings.definitions) as bag,
     ):
         timeline = read_timeline(bag, mapping)
@@ -93,11 +94,7 @@ def convert_recording(
                 for sink in sinks:
                     stack.callback(sink.abort)
                 stream = stream_frames(bag, timeline, frames, mapping, work.memory_bytes)
-                with (
-                    images_in_heap(),
-                    closing(stream),
-                    closing(_Episode(frames, cameras, vectors, sinks)) as episode,
-                ):
+                with closing(stream), closing(_Episode(frames, cameras, vectors, sinks)) as episode:
                     for frame in stream:
                         episode.take(frame, bag, schema)
                         if frame.frame < frames.count:
