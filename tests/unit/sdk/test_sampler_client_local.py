@@ -236,7 +236,8 @@ def test_open_files_are_bounded_and_the_least_recently_used_is_given_up(machine,
         for number in (0, 1, 2, 0, 3):
             assert list(frames.find([number], HEIGHT, WIDTH)) == [number]
         assert frames.open_files == 3
-        assert open_below(tmp_path) <= before + 3
+        # The server, in this process too, has its own of the last one for a moment.
+        until(lambda: open_below(tmp_path) <= before + 3)
         machine.asked.clear()
         frames.find([0, 2, 3], HEIGHT, WIDTH)
         assert machine.asked == []
