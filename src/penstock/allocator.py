@@ -2,7 +2,7 @@
 
 Each message or image of about 1 MB is allocated and freed, by clients, servers and conversions.
 With the defaults of glibc that memory goes back to the system every time, and the next one pays for
-fresh pages: a batch takes up to twice as long. Only glibc on Linux is touched, once per process;
+fresh pages: a batch takes up to twice as long. Only glibc on Linux is touched;
 ``PENSTOCK_MALLOPT=0`` leaves it as it is.
 """
 

@@ -38,6 +38,8 @@ def find_files(locations: Iterable[str]) -> list[FoundFile]:
     for location in locations:
         # Not resolved: a link's own name is what the user sees and what replicas share.
         absolute = os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111
+        # POSIX leaves open what two slashes in front mean; here it is one, as everywhere else.
+        absolute = f"/{absolute.lstrip('/')}"
         folder, matches = _expand(absolute)
         if not matches:
             raise NotFound(

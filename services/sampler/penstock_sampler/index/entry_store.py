@@ -133,7 +133,7 @@ class IndexStore:
         return entry
 
     def missing(self, paths: Iterable[Path]) -> list[Path]:
-        """Those that have no entry, of whatever state of theirs; looks into the folder once."""
+        """Those that have no entry, be it up to date or not; the folder is read once."""
         with os.scandir(self.folder) as found:
             there = {item.name for item in found}
         return [path for path in paths if self._name(path) not in there]

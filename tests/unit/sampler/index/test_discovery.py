@@ -27,6 +27,11 @@ def test_ids_are_relative_to_the_folder_before_the_first_wildcard(folder: Path) 
     assert _ids(folder / "a.hdf5") == ["a.hdf5"]
 
 
+def test_slashes_in_front_are_one(folder: Path) -> None:
+    assert _ids(f"/{folder}/*.hdf5") == _ids(folder / "*.hdf5")
+    assert _ids(f"/{folder}", folder / "a.hdf5") == _ids(folder)
+
+
 def test_a_folder_stands_for_all_files_below(folder: Path) -> None:
     assert _ids(folder) == ["a.hdf5", "b.hdf5", "day1/x.h5", "day2/x.h5", "odd[1].hdf5"]
 
