@@ -17,7 +17,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_sampler.backend import Hdf5Backend
-from penstock_sampler.service import SamplerService
+from penstock_sampler.service import DIRECT_PART_BYTES, SamplerService
 from unit.sampler.cache.cached import fill, open_dataset
 from unit.sampler.recording import arrays, write
 
@@ -136,14 +136,15 @@ def columns_of(parts: list[pb.BatchPart]) -> dict[str, bytes]:
 def test_an_answer_holds_what_fetch_gives_and_the_hash_of_every_observation(
     service: SamplerService, backend: Hdf5Backend
 ) -> None:
-    request = request_for(backend, IDS * 4)
+    ids = [*IDS, *range(40)]
+    request = request_for(backend, ids)
     parts = answered(service, request)
     assert len(parts) > 1
     row = 0
     for part in parts:
         shown = part.observations
         assert (part.first_row, part.rows) == (row, len(part.transition_ids))
-        assert sum(shown.image_bytes) == len(shown.data) <= 2 << 20
+        assert sum(shown.image_bytes) == len(shown.data) <= DIRECT_PART_BYTES
         begin = 0
         for number in range(shown.count):
             size = sum(shown.image_bytes[3 * number : 3 * number + 3])
@@ -151,7 +152,7 @@ def test_an_answer_holds_what_fetch_gives_and_the_hash_of_every_observation(
             assert xxhash.xxh3_64_intdigest(image, shown.hash_seeds[number]) == shown.hashes[number]
             begin += size
         row += part.rows
-    assert [each for part in parts for each in part.transition_ids] == IDS * 4
+    assert [each for part in parts for each in part.transition_ids] == ids
     with start("sampler", ServerSettings(), service.register) as server:  # noqa: SIM117
         with grpc.insecure_channel(server.address) as channel:
             stream = SamplerServiceStub(channel).Fetch(pb.FetchRequest.FromString(request))
@@ -159,7 +160,7 @@ def test_an_answer_holds_what_fetch_gives_and_the_hash_of_every_observation(
     assert images_of(parts) == images_of(over_grpc)
     assert columns_of(parts) == columns_of(over_grpc)
     # Row 7 of each file is terminal: it shows its observation twice, the others two of them.
-    for images, transition in zip(images_of(parts), IDS * 4, strict=True):
+    for images, transition in zip(images_of(parts), ids, strict=True):
         assert (images[0] == images[1]) == (transition % 20 == 7)
     assert not over_grpc[0].observations.hashes
 
