@@ -225,7 +225,7 @@ def measure_variant(
 def read_what_an_index_needs(path: Path) -> None:
     """All numbers of a recording, and two frames of each camera, as one would read them with h5py.
 
-    No index over h5py takes less, unless it leaves out what tells changed and damaged files.
+    In one process, without checks and without writing anything.
     """
     with h5py.File(path) as file:
         for name in ("actions", "rewards", "terminals", "observations/joint"):

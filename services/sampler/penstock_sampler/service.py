@@ -55,6 +55,7 @@ MAX_IDS = 65_536
 MAX_SIDE = 4096
 PART_BYTES = 1 << 20
 DIRECT_PART_BYTES = 4 << 20
+"""Each message takes its time besides its bytes; larger ones keep servers waiting for decoders."""
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
 _WEIGHTS_PER_MESSAGE = 65_536

@@ -17,7 +17,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_sampler.backend import Hdf5Backend
-from penstock_sampler.service import DIRECT_PART_BYTES, SamplerService
+from penstock_sampler.service import SamplerService
 from unit.sampler.cache.cached import fill, open_dataset
 from unit.sampler.recording import arrays, write
 
@@ -144,7 +144,7 @@ def test_an_answer_holds_what_fetch_gives_and_the_hash_of_every_observation(
     for part in parts:
         shown = part.observations
         assert (part.first_row, part.rows) == (row, len(part.transition_ids))
-        assert sum(shown.image_bytes) == len(shown.data) <= DIRECT_PART_BYTES
+        assert sum(shown.image_bytes) == len(shown.data) <= 4 << 20
         begin = 0
         for number in range(shown.count):
             size = sum(shown.image_bytes[3 * number : 3 * number + 3])

@@ -19,7 +19,7 @@ _END, _REFUSED = 0, 0xFFFFFFFF
 _CONNECT_S = 2.0
 _END_S = 2.0
 _FIRST_BUFFER_BYTES = 5 << 20
-"""More than usual messages have; memory that none of them reaches is never touched."""
+"""More than usual messages have."""
 _KEPT_BUFFER_BYTES = 16 << 20
 _WAIT_ALL: int = getattr(socket, "MSG_WAITALL", 0)
 
