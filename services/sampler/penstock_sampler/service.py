@@ -54,8 +54,8 @@ log = structlog.get_logger(__name__)
 MAX_IDS = 65_536
 MAX_SIDE = 4096
 PART_BYTES, DIRECT_PART_BYTES = 2 << 20, 4 << 20
-"""Each message takes its time besides its bytes. Larger ones make gRPC no faster, which takes at most
-4 MiB by default, and keep a direct port waiting for decoders."""
+"""Each message takes its time besides its bytes. Larger ones make gRPC no faster, which takes 4 MiB
+by default, and keep a direct port waiting for decoders."""
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
 _WEIGHTS_PER_MESSAGE = 65_536
