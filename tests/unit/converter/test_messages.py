@@ -5,10 +5,15 @@ from types import SimpleNamespace as Message
 import cv2
 import numpy as np
 import pytest
+from bag_recording import Message as RecordedMessage
 from bag_recording import compressed, raw_image
+from bag_shapes import serialized
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from penstock_converter.mapping.fieldpath import FieldPath
 from penstock_converter.mapping.model import Feature
 from penstock_converter.messages.images import decode_image, encode_png, image_source
+from penstock_converter.messages.joint_state import JointStateReader
 from penstock_converter.messages.numbers import NumberDecoder
 
 from penstock.errors import DataFault
@@ -177,3 +182,91 @@ def test_what_is_no_vector_of_finite_numbers_is_refused(value, reason):
 def test_names_are_for_joint_states_only():
     with pytest.raises(DataFault, match="names select joints"):
         decoder("std_msgs/msg/Float64MultiArray", names=("a",))
+
+
+def joint_states(names, rows, *, ros1):
+    """Serialised messages, one for each row of numbers, each with a stamp of its own."""
+    return [
+        serialized(
+            RecordedMessage(
+                0,
+                "/joints",
+                JOINTS,
+                {
+                    "name": names,
+                    "position": row,
+                    "velocity": -row,
+                    "effort": np.zeros(0),
+                },
+                1_700_000_000_000_000_000 + 10_000_001 * number,
+            ),
+            ros1=ros1,
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def same(found, each):
+    """Whether what was read together is what each message says."""
+    return all(
+        found.name == one.name
+        and all(
+            np.array_equal(array[row], value, equal_nan=True)
+            for array, value in zip(found[1:], one[1:], strict=True)
+        )
+        for row, one in enumerate(each)
+    )
+
+
+@pytest.mark.parametrize("ros1", [True, False])
+@given(count=st.integers(1, 9), width=st.integers(0, 5), seed=st.integers(0, 9))
+def test_joint_states_read_together_are_those_read_one_by_one(ros1, count, width, seed):
+    rows = np.random.default_rng(seed).normal(size=(count, width))
+    messages = joint_states([f"j{n}" for n in range(width)], rows, ros1=ros1)
+    reader = JointStateReader(ros1=ros1)
+    found = reader.read_alike(messages)
+    assert [array.shape for array in found[1:]] == [(count, width), (count, width), (count, 0)]
+    np.testing.assert_array_equal(found.position, rows)
+    assert same(found, [reader.read(message) for message in messages])
+
+
+@pytest.mark.parametrize("ros1", [True, False])
+@settings(max_examples=300)
+@given(place=st.integers(0, 200), value=st.integers(0, 255), which=st.integers(0, 2))
+def test_a_joint_state_that_differs_is_never_read_as_if_it_did_not(ros1, place, value, which):
+    messages = joint_states(["left", "right"], np.arange(6.0).reshape(3, 2), ros1=ros1)
+    data = bytearray(messages[which])
+    data[place % len(data)] = value
+    messages[which] = bytes(data)
+    reader = JointStateReader(ros1=ros1)
+    found = reader.read_alike(messages)
+    if found is not None:
+        each = [reader.read(message) for message in messages]
+        assert None not in each
+        assert same(found, each)
+
+
+@pytest.mark.parametrize("ros1", [True, False])
+def test_joint_states_of_several_lengths_are_read_one_by_one(ros1):
+    few = joint_states(["a"], np.ones((2, 1)), ros1=ros1)
+    more = joint_states(["a", "b"], np.ones((1, 2)), ros1=ros1)
+    assert JointStateReader(ros1=ros1).read_alike([*few, *more]) is None
+    assert JointStateReader(ros1=ros1).read_alike([few[0], few[1][:-1]]) is None
+    assert JointStateReader(ros1=ros1).read_alike([each[:-1] for each in few]) is None
+
+
+def test_rows_are_given_where_nothing_is_to_be_learned_or_said():
+    reader = JointStateReader(ros1=True)
+    rows = np.arange(6.0).reshape(3, 2)
+    messages = joint_states(["a", "b"], rows, ros1=True)
+    read = decoder(names=("b", "a"), scale=2.0)
+    assert read.rows(reader.read_alike(messages)) is None  # the order of joints is not known
+    first = read(reader.read(messages[0]))
+    found = read.rows(reader.read_alike(messages))
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, 2 * rows[:, ::-1])
+    np.testing.assert_array_equal(found[0], first)
+    rows[1, 0] = np.nan
+    assert read.rows(reader.read_alike(joint_states(["a", "b"], rows, ros1=True))) is None
+    others = joint_states(["b", "a"], np.ones((2, 2)), ros1=True)
+    assert read.rows(reader.read_alike(others)) is None

@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from bag_recording import START_NS, Message, barcode, compressed, number_of, write_bag
+from penstock_converter.jobs import recording
 from penstock_converter.jobs.job import run_job
 from penstock_converter.jobs.request import Job
 from penstock_converter.mapping.parsing import parse_mapping
+from penstock_converter.recordings.bag import Bag
 
 from penstock.errors import InvalidInput
 
@@ -176,6 +178,32 @@ def test_labels_are_own_ones_or_those_of_joints(convert, parts, labels, expected
 def test_joints_are_found_by_name(convert):
     rows, _, _ = convert(mapping_of({"topic": ARM, "names": ["d", "a"]}, LEFT_CLAW))
     np.testing.assert_array_equal(rows, np.column_stack([arms()[:, 3], arms()[:, 0], CLAWS]))
+
+
+@pytest.mark.parametrize("align", ["nearest", "hold", "interpolate"])
+def test_numbers_decoded_together_are_those_of_each_message(bag, tmp_path, monkeypatch, align):
+    part = {"topic": ARM, "names": ["d", "a"], "scale": 3.0, "align": align, "offset_s": 0.013}
+    together = []
+    decode_alike = Bag.decode_alike
+
+    def decode(self, topic, messages):
+        found = decode_alike(self, topic, messages)
+        together.append(found is not None)
+        return found
+
+    def rows(folder, frames):
+        monkeypatch.setattr(recording, "_NUMBERS_TOGETHER", frames)
+        (outcome,) = run_job(Job((bag,), mapping_of(part, LEFT_CLAW), folder)).bags
+        assert outcome.error == ""
+        return pq.read_table(folder / "data/chunk-000/file-000.parquet")["action"].to_pylist()
+
+    monkeypatch.setattr(Bag, "decode_alike", decode)
+    each = rows(tmp_path / "each", ROWS)
+    # The first ones are read one by one, to learn from them.
+    assert not together
+    assert rows(tmp_path / "together", 3) == each
+    assert together == [True] * (-(-len(each) // 3) - 1)
+    assert len({row[1] for row in each}) == len(each)
 
 
 def test_each_part_has_its_own_alignment_and_offset(convert):

@@ -29,6 +29,9 @@ __all__ = ["Work", "convert_recording"]
 _IMAGE_ROWS, _NUMBER_ROWS = 64, 1024
 """Rows of a block with and without image files; settings have no say, so that files are alike."""
 
+_NUMBERS_TOGETHER, _NUMBERS_BYTES = 64, 1 << 20
+"""Frames, or bytes of messages, whose numbers are decoded together."""
+
 
 class Work(NamedTuple):
     """What is to be made of one recording.
@@ -164,6 +167,9 @@ class _Episode:
         in_tables = any(camera.in_tables for camera in cameras.values())
         self._rows = _IMAGE_ROWS if in_tables else _NUMBER_ROWS
         self._gathered: dict[str, list[NDArray[np.float64]]] = {name: [] for name in vectors}
+        self._sources = [source for vector in vectors.values() for source in vector.sources]
+        self._waiting: list[FrameMessages] = []
+        self._waiting_bytes = 0
         self._start = 0
 
     def close(self) -> None:
@@ -181,22 +187,29 @@ class _Episode:
                     # The first image of each camera lays out files: one after the other, so that
                     # they come out the same whichever thread is faster.
                     lane.settle()
-        numbers = {
-            name: found
-            for name, vector in self._vectors.items()
-            if (found := vector.of(frame, self._frames)) is not None
-        }
         if frame.frame == self._frames.count:
-            self._finish_observation(numbers)
+            self._finish_observation(frame)
             return
-        for name, vector in numbers.items():
-            self._gathered[name].append(vector)
+        # Not its images, which are larger by far.
+        numbers = {source: frame.messages[source] for source in self._sources}
+        self._waiting.append(FrameMessages(frame.frame, numbers))
+        self._waiting_bytes += sum(len(data) for pairs in numbers.values() for _, data in pairs)
+        if len(self._waiting) == _NUMBERS_TOGETHER or self._waiting_bytes > _NUMBERS_BYTES:
+            self._decode_numbers()
         if frame.frame + 1 in (self._start + self._rows, self._frames.count):
             self._flush(frame.frame + 1 - self._start, schema)
 
+    def _decode_numbers(self) -> None:
+        if self._waiting:
+            for name, vector in self._vectors.items():
+                self._gathered[name].append(vector.rows(self._waiting, self._frames))
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
     def _flush(self, count: int, schema: Schema) -> None:
+        self._decode_numbers()
         files = {name: lane.take(count) for name, lane in self._lanes.items()}
-        numbers = {name: np.stack(vectors) for name, vectors in self._gathered.items()}
+        numbers = {name: np.concatenate(rows) for name, rows in self._gathered.items()}
         for vectors in self._gathered.values():
             vectors.clear()
         block = Block(self._start, count, numbers, files)
@@ -204,7 +217,12 @@ class _Episode:
         for sink in self._sinks:
             sink.rows(block, schema)
 
-    def _finish_observation(self, numbers: dict[str, NDArray[np.float64]]) -> None:
+    def _finish_observation(self, frame: FrameMessages) -> None:
+        numbers = {
+            name: vector.rows([frame], self._frames)[0]
+            for name, vector in self._vectors.items()
+            if all(frame.messages[source] for source in vector.sources)
+        }
         for name, lane in self._lanes.items():
             if self._frames.tracks[name].first[self._frames.count] >= 0:
                 lane.take(1)

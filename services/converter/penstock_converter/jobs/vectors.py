@@ -1,4 +1,4 @@
-"""The vector of a feature, frame by frame, from one topic or from parts of several."""
+"""The vectors of a feature, some frames at a time, from one topic or from parts of several."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Vector"]
 
 
 class Vector:
-    """The vector of a feature, part by part.
+    """The vectors of a feature, part by part.
 
     Args:
         bag: The recording.
@@ -53,19 +53,22 @@ class Vector:
             return None
         return [label for part in self._parts for label in part.labels]
 
-    def of(self, frame: FrameMessages, frames: Frames) -> NDArray[np.float64] | None:
-        """The vector of a frame, (D,) float64; None where a part has no message.
+    @property
+    def sources(self) -> list[str]:
+        """Of its parts."""
+        return [part.source for part in self._parts]
+
+    def rows(self, found: Sequence[FrameMessages], frames: Frames) -> NDArray[np.float64]:
+        """The vectors of frames for which every part has a message, (N, D) float64.
 
         Raises:
             DataFault: The messages hold no such numbers, or other ones than before.
         """
-        if not all(frame.messages[part.source] for part in self._parts):
-            return None
-        vectors = [part.of(frame, frames) for part in self._parts]
-        vector = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
+        parts = [part.rows(found, frames) for part in self._parts]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if not self._settled:
-            self._settle(frame, vector)
-        return vector
+            self._settle(found[0], rows[0])
+        return rows
 
     def _settle(self, frame: FrameMessages, vector: NDArray[np.float64]) -> None:
         """Learn what vectors look like; parts refuse whatever is unlike their first message."""
@@ -92,7 +95,6 @@ class Vector:
 class _VectorPart:
     def __init__(self, bag: Bag, source: str, part: Part, decoder: NumberDecoder) -> None:
         self._bag, self.source, self.topic, self.decoder = bag, source, part.topic, decoder
-        self._decoded: dict[int, NDArray[np.float64]] = {}
         self._width: int | None = None
 
     @property
@@ -100,22 +102,31 @@ class _VectorPart:
         """Names of the elements, once a message was read; by topic where they have none."""
         return self.decoder.labels or [f"{self.topic}[{n}]" for n in range(self._width or 0)]
 
-    def of(self, frame: FrameMessages, frames: Frames) -> NDArray[np.float64]:
-        messages = frame.messages[self.source]
-        vectors = [self._decode(number, data) for number, data in messages]
-        # Only what the next frame may use again.
-        self._decoded = {
-            number: vector for (number, _), vector in zip(messages, vectors, strict=True)
-        }
-        if len(vectors) == 1:
-            return vectors[0]
-        weight = frames.tracks[self.source].weight[frame.frame]
-        return vectors[0] + weight * (vectors[1] - vectors[0])
+    def rows(self, found: Sequence[FrameMessages], frames: Frames) -> NDArray[np.float64]:
+        messages = [frame.messages[self.source] for frame in found]
+        # Frames share messages where these are fewer, or are blended.
+        different = dict(pair for pairs in messages for pair in pairs)
+        place = {number: row for row, number in enumerate(different)}
+        vectors = self._decode_all(different)
+        rows = vectors[[place[pairs[0][0]] for pairs in messages]]
+        blended = [row for row, pairs in enumerate(messages) if len(pairs) > 1]
+        if blended:
+            second = vectors[[place[messages[row][1][0]] for row in blended]]
+            numbers = [found[row].frame for row in blended]
+            weight = frames.tracks[self.source].weight[numbers]
+            rows[blended] += weight[:, np.newaxis] * (second - rows[blended])
+        return rows
+
+    def _decode_all(self, messages: dict[int, bytes]) -> NDArray[np.float64]:
+        """The vectors of messages by their numbers, (N, D)."""
+        if self.decoder.per_joint and self._width is not None:
+            states = self._bag.decode_alike(self.topic, list(messages.values()))
+            rows = None if states is None else self.decoder.rows(states)
+            if rows is not None and rows.shape[1] == self._width:
+                return rows
+        return np.stack([self._decode(number, data) for number, data in messages.items()])
 
     def _decode(self, number: int, data: bytes) -> NDArray[np.float64]:
-        known = self._decoded.get(number)
-        if known is not None:
-            return known
         try:
             message = self._bag.decode(self.topic, data, header=self.decoder.reads_header)
             vector = self.decoder(message)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from penstock.errors import DataFault
 from penstock_converter.mapping.fieldpath import FieldPath
 from penstock_converter.mapping.model import Part
-from penstock_converter.messages.joint_state import JOINT_STATE
+from penstock_converter.messages.joint_state import JOINT_STATE, JointState
 
 __all__ = ["NumberDecoder", "default_dtype"]
 
@@ -33,6 +33,7 @@ class NumberDecoder:
 
     Attributes:
         reads_header: Whether the numbers are part of the header of messages.
+        per_joint: Whether they are one for each joint.
     """
 
     def __init__(self, name: str, part: Part, kind: str) -> None:
@@ -46,7 +47,7 @@ class NumberDecoder:
                 reason="NOT_A_JOINT_STATE",
             )
         self.reads_header = self._path.steps[0] == "header"
-        self._joint_state = kind == JOINT_STATE and field in _PER_JOINT
+        self.per_joint = kind == JOINT_STATE and field in _PER_JOINT
         self._order: NDArray[np.intp] | slice | None = None
         self._seen: list[str] | None = None
 
@@ -80,7 +81,7 @@ class NumberDecoder:
                 f"most {MAX_WIDTH} are taken",
                 reason="TOO_WIDE",
             )
-        if self._joint_state:
+        if self.per_joint:
             vector = self._by_joint(list(message.name), vector)
         vector = vector.astype(np.float64)
         if not len(vector):
@@ -96,6 +97,20 @@ class NumberDecoder:
                 reason="NOT_FINITE",
             )
         return vector * self._part.scale if self._part.scale != 1.0 else vector
+
+    def rows(self, states: JointState) -> NDArray[np.float64] | None:
+        """Vectors of several messages, (N, D) float64, with numbers for each joint.
+
+        Returns:
+            None unless all of them are like those that were read before: each is to be read by
+            itself, for what is to be learned from it or said about it.
+        """
+        values: NDArray[np.float64] = getattr(states, self._path.text)
+        known = self._order is not None and self._seen == states.name
+        if not known or values.shape[1] != len(states.name) or not np.isfinite(values).all():
+            return None
+        vectors = values[:, self._order].astype(np.float64)
+        return vectors * self._part.scale if self._part.scale != 1.0 else vectors
 
     def _by_joint(self, joints: list[str], values: NDArray[Any]) -> NDArray[Any]:
         if self._seen != joints or self._order is None:

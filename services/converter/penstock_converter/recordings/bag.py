@@ -25,7 +25,7 @@ from rosbags.typesys.store import Typestore
 
 from penstock.errors import DataFault, NotFound
 from penstock_converter.messages.compressed import COMPRESSED_IMAGE, read_compressed
-from penstock_converter.messages.joint_state import JOINT_STATE, JointStateReader
+from penstock_converter.messages.joint_state import JOINT_STATE, JointState, JointStateReader
 from penstock_converter.messages.standard import is_standard
 from penstock_converter.recordings.definitions import Undefined, type_store
 from penstock_converter.recordings.opening import (
@@ -226,6 +226,14 @@ class Bag:
             if self._ros1:
                 return store.deserialize_ros1(data, msgtype)
             return store.deserialize_cdr(data, msgtype)
+
+    def decode_alike(self, topic: str, messages: Sequence[bytes]) -> JointState | None:
+        """Messages of ``topic``, used before, all at once; None where that is not possible.
+
+        It is where they are of type JointState and differ in nothing but stamps and numbers.
+        """
+        reader = self._topics[topic].joints
+        return None if reader is None else reader.read_alike(messages)
 
     def has_header(self, topic: str) -> bool:
         """Whether messages of ``topic`` begin with a header."""
