@@ -24,12 +24,12 @@ from penstock.v1.sampler_pb2_grpc import SamplerServiceStub
 
 pytestmark = pytest.mark.e2e
 
-IMAGE_SIZE = (224, 224)  # two observations of three cameras: 0.9 MB a transition, two a message
+IMAGE_SIZE = (224, 224)  # two observations of three cameras: 0.9 MB a transition, one a message
 PLAN = penstock.Plan(batch_size=32, split="all")
 STREAMS, STALL_S = 8, 0.5
 ROUNDS = 6
-# 48 clients that each left one message of 2 MiB behind, half of what a stream holds, would
-# take 96 MiB; without any, the least of some rounds was within 3 MiB of the least of others.
+# 48 clients that each left one message of 1 MiB behind, a quarter of what a stream holds, would
+# take 48 MiB; without any, the least of some rounds was within 3 MiB of the least of others.
 TOLERANCE_BYTES = 8 << 20
 # Freed memory that an allocator keeps for later, up to tens of MiB, would hide what a server holds.
 GIVE_BACK = {

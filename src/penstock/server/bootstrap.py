@@ -29,7 +29,7 @@ Register = Callable[[grpc.Server], Sequence[str]]
 """Adds servicers to a server and returns their full service names."""
 
 MAX_MESSAGE_BYTES = 64 << 20
-"""Bounds what one message may allocate; services send about 1 to 2 MiB at a time."""
+"""Bounds what one message may allocate; services send about 1 MiB at a time."""
 
 _SIGNAL_LOOK_S = 0.5
 

@@ -124,7 +124,7 @@ class SamplerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """Sends the named transitions, in the order asked for, in parts of about 2 MiB (at least one
+        """Sends the named transitions, in the order asked for, in parts of about 1 MiB (at least one
         transition each). Parts come in order of their rows. The call is idempotent: after a failure a
         client asks again, here or at another replica, for the rows it has not got. The number of
         calls in flight is the flow control.
