@@ -55,8 +55,7 @@ MAX_IDS = 65_536
 MAX_SIDE = 4096
 PART_BYTES, DIRECT_PART_BYTES = 1 << 20, 4 << 20
 """Each message takes its time besides its bytes. Over gRPC, 2 MiB would take a sixth less time, and
-up to 20 MB more memory, of which a server has 100; larger ones than 4 keep a direct port waiting for
-decoders."""
+up to 20 MB more memory, of which a server has 100; more than 4 keep a direct port waiting."""
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
 _WEIGHTS_PER_MESSAGE = 65_536
