@@ -363,6 +363,36 @@ def test_who_else_answers_there_is_asked_nothing(port_of, grpc, faults, caplog, 
         assert rows_of(port.fetch(REQUEST, grpc)) == (EXPECTED, [True] * 6)
 
 
+@pytest.mark.parametrize("size", [1000, 256 << 10, 700_000, 5_000_000])
+@pytest.mark.parametrize("first", [1, 200_000, 300_000, 699_999])
+def test_a_message_that_comes_in_pieces_is_waited_for_but_not_for_more(size, first):
+    content = os.urandom(size)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve():
+            peer, _ = listening.accept()
+            with peer:
+                peer.sendall(exactly(peer, len(HELLO)))
+                peer.sendall(struct.pack("<I", size) + content[:first])
+                exactly(peer, 1)  # only then comes the rest, and nothing after it
+                peer.sendall(content[first:])
+                exactly(peer, 1)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        line = direct_line.Line(listening.getsockname())
+        try:
+            line.connect(REPLICA)
+            timer = threading.Timer(0.05, line._socket.sendall, [b"x"])
+            timer.start()
+            assert bytes(line.receive()) == content
+            timer.join()
+            line._socket.sendall(b"x")
+        finally:
+            line.close()
+            serving.join()
+
+
 def test_a_port_where_nobody_listens_is_left_alone(port_of, grpc, faults, unused_port):
     port = port_of(SimpleNamespace(address=("127.0.0.1", unused_port)))
     for _ in range(3):

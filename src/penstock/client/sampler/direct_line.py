@@ -21,7 +21,10 @@ _END_S = 2.0
 _FIRST_BUFFER_BYTES = 5 << 20
 """More than usual messages have."""
 _KEPT_BUFFER_BYTES = 16 << 20
-_WAIT_ALL: int = getattr(socket, "MSG_WAITALL", 0)
+_SILENCE_S = 600.0
+"""Nobody waits so long: calls that bring nothing are given up before."""
+_WOKEN_BYTES = 256 << 10
+"""What is to have come before a thread that waits is woken, which the sender's processor does."""
 
 
 class Refused(Exception):
@@ -45,6 +48,7 @@ class Line:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._buffer = bytearray()
+        self._woken_bytes = 1
         # A descriptor that was closed may be another one's by now: that one must not be shut.
         self._ending = threading.Lock()
         self._open, self._shut = True, False
@@ -68,7 +72,7 @@ class Line:
         self._fill(view)
         if bytes(view) != hello:
             raise ConnectionError("something else answers there")
-        self._socket.settimeout(None)
+        self._socket.settimeout(_SILENCE_S)
 
     def ask(self, request: bytes) -> None:
         """Send a request.
@@ -110,7 +114,7 @@ class Line:
         self._socket.settimeout(_END_S)
         if self.receive() is not None:
             raise ConnectionError("more was sent than asked for")
-        self._socket.settimeout(None)
+        self._socket.settimeout(_SILENCE_S)
 
     def shrink(self) -> None:
         """Keep no more memory than usual messages take."""
@@ -131,9 +135,14 @@ class Line:
             self._socket.close()
 
     def _fill(self, view: memoryview) -> None:
-        # In one system call, without the interpreter's lock, however many segments it takes.
         while view:
-            count = self._socket.recv_into(view, len(view), _WAIT_ALL)
+            # Never more than is to come: nothing else would wake this thread. With a timeout Python
+            # waits, then takes what is there; the system would take some and wait for as much.
+            woken_bytes = min(len(view), _WOKEN_BYTES)
+            if woken_bytes != self._woken_bytes:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, woken_bytes)
+                self._woken_bytes = woken_bytes
+            count = self._socket.recv_into(view)
             if not count:
                 raise ConnectionError("the connection was closed")
             view = view[count:]
