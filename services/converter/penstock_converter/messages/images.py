@@ -241,13 +241,12 @@ def _png_header(data: bytes | memoryview) -> tuple[int, int, int]:
 
 def _jpeg_header(data: bytes | memoryview) -> tuple[int, int, int]:
     """Height, width and bits a channel."""
-    # Decoders fill what is cut off with grey, and say nothing. Few files have more after their end.
-    complete = data[-len(_END_OF_JPEG) :] == _END_OF_JPEG
-    if not complete and _END_OF_JPEG not in bytes(data[-_TAIL_BYTES:]):
+    # Decoders fill what is cut off with grey, and say nothing.
+    if _END_OF_JPEG not in bytes(data[-_TAIL_BYTES:]):
         raise broken_image("jpg", len(data), "its end is missing")
     global _latest_jpeg  # noqa: PLW0603 - a cache of one
     beginning, told = _latest_jpeg
-    if bytes(data[: len(beginning)]) == beginning:
+    if data[: len(beginning)] == beginning:
         return told
     position = 2
     while position + 9 <= len(data) and data[position] == _MARKER:
