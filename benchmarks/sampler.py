@@ -119,17 +119,15 @@ def check_equal(samplers: dict[str, SamplerClient], buffer: HandWrittenBuffer) -
 def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
     """Hot and cold batches of camera-like frames by every way, and the floors beside them."""
     paths = CAMERA_SET.paths()
-    server, remote = stack.enter_context(served(CAMERA_SET, "network"))
-    over_grpc = stack.enter_context(
-        open_sampler(server.target, image_size=(SIDE, SIDE), direct=False)
-    )
+    server, remote = stack.enter_context(served(CAMERA_SET, "grpc"))
+    grpcio = stack.enter_context(open_sampler(server.target, image_size=(SIDE, SIDE), direct=False))
     fill_cache(remote, PLAN, CACHES / CAMERA_SET.name)
     local_server, local = stack.enter_context(served(CAMERA_SET, "local", local_socket="auto"))
     inside = stack.enter_context(embedded(CAMERA_SET, CACHES / CAMERA_SET.name))
     drop_in = stack.enter_context(loaded_drop_in(CAMERA_SET, CACHES / CAMERA_SET.name))
     buffer = stack.enter_context(HandWrittenBuffer(paths, BATCH, SIDE))
     wire: Loopback = stack.enter_context(loopback(BATCH_BYTES))
-    ours = {"network": remote, "gRPC": over_grpc, "same host": local, "embedded": inside}
+    ours = {"gRPC": remote, "grpcio": grpcio, "same host": local, "embedded": inside}
     check_equal(ours, buffer)
     ids = inside.view(PLAN).transition_ids
 
@@ -148,8 +146,8 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
     hot = take_turns(
         {
             "baseline": Way(by_hand),
-            "network": Way(lambda first, n: pull(remote, first, n), server.tree),
-            "grpc": Way(lambda first, n: pull(over_grpc, first, n), server.tree),
+            "grpc": Way(lambda first, n: pull(remote, first, n), server.tree),
+            "grpcio": Way(lambda first, n: pull(grpcio, first, n), server.tree),
             "same_host": Way(lambda first, n: pull(local, first, n), local_server.tree),
             "embedded": Way(lambda first, n: pull(inside, first, n)),
             "drop_in": repeated(lambda: drop_in.sample(BATCH)),
@@ -157,8 +155,8 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
             "one_copy_2_threads": repeated(copiers[1].copy),
             "socket": repeated(lambda: wire.transfer(BATCH_BYTES)),
             "socket_encoded": repeated(lambda: wire.transfer(encoded_bytes)),
-            "network_alone": Way(lambda first, n: fetch_alone(remote, first, n), server.tree),
-            "grpc_alone": Way(lambda first, n: fetch_alone(over_grpc, first, n), server.tree),
+            "grpc_alone": Way(lambda first, n: fetch_alone(remote, first, n), server.tree),
+            "grpcio_alone": Way(lambda first, n: fetch_alone(grpcio, first, n), server.tree),
         },
         turns=turns,
         batches=batches,
@@ -172,7 +170,7 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
     cold = take_turns(
         {
             "cold": Way(lambda first, n: pull(remote, first, n), server.tree, forget),
-            "cold_grpc": Way(lambda first, n: pull(over_grpc, first, n), server.tree, forget),
+            "cold_grpcio": Way(lambda first, n: pull(grpcio, first, n), server.tree, forget),
             "cold_disk": Way(
                 lambda _, n: disk.read(n * BATCH, encoded_bytes // BATCH), before=forget
             ),
@@ -187,10 +185,10 @@ def measure_warm(stack: ExitStack, turns: int, batches: int) -> dict[str, Any]:
         **_walls(hot),
         **_walls(cold),
         "baseline_cpu_ms": median_ms(hot["baseline"].cpu),
-        "server_cpu_ms": median_ms(hot["network"].server_cpu),
-        "client_cpu_ms": median_ms(hot["network"].cpu),
-        "grpc_server_cpu_ms": median_ms(hot["grpc"].server_cpu),
-        "grpc_client_cpu_ms": median_ms(hot["grpc"].cpu),
+        "server_cpu_ms": median_ms(hot["grpc"].server_cpu),
+        "client_cpu_ms": median_ms(hot["grpc"].cpu),
+        "grpcio_server_cpu_ms": median_ms(hot["grpcio"].server_cpu),
+        "grpcio_client_cpu_ms": median_ms(hot["grpcio"].cpu),
         "same_host_cpu_ms": median_ms(hot["same_host"].cpu),
         "same_host_server_cpu_ms": median_ms(hot["same_host"].server_cpu),
         "embedded_cpu_ms": median_ms(hot["embedded"].cpu),
@@ -216,7 +214,7 @@ def measure_variant(
         transfer = sampler.transfer
         ratio = transfer.raw_bytes / max(1, transfer.wire_bytes)
     return {
-        f"{name}_network_ms": median_ms(timing.wall),
+        f"{name}_grpc_ms": median_ms(timing.wall),
         f"{name}_server_cpu_ms": median_ms(timing.server_cpu),
         f"{name}_ratio": ratio,
     }

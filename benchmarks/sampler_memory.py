@@ -142,7 +142,7 @@ def measure(
     """
     begun = time.perf_counter()
     log = DATA / "logs" / f"memory-{name}.log"
-    with running_server(data, log, cache_dir=_CACHES / name.removesuffix("_grpc")) as server:
+    with running_server(data, log, cache_dir=_CACHES / name.removesuffix("_grpcio")) as server:
         memory = PeakMemory(server)
         server.wait_until_serving()
         ways = {"local": False, "direct": direct}
@@ -204,7 +204,7 @@ def main() -> None:
         return touch_all(sampler, plan, _CACHES / "cached_1m")
 
     found: dict[str, dict[str, float]] = {}
-    limits = dict.fromkeys(("serving_1m", "cached_1m", "cached_1m_grpc"), LIMIT_SERVING_MB)
+    limits = dict.fromkeys(("serving_1m", "cached_1m", "cached_1m_grpcio"), LIMIT_SERVING_MB)
     limits["index_100m"] = LIMIT_INDEX_MB
     shutil.rmtree(_CACHES, ignore_errors=True)
     if options.only != "index":
@@ -213,8 +213,8 @@ def main() -> None:
         data = f"{folder}/*.hdf5"
         found["serving_1m"] = measure("serving_1m", data, 224, pull, None)
         found["cached_1m"] = measure("cached_1m", data, 224, pull_cached, fill)
-        found["cached_1m_grpc"] = measure(
-            "cached_1m_grpc", data, 224, pull_cached, None, direct=False
+        found["cached_1m_grpcio"] = measure(
+            "cached_1m_grpcio", data, 224, pull_cached, None, direct=False
         )
     if options.only != "serving":
         folder = DATA / "hundred-million"

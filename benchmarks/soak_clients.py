@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import itertools
 import random
-import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -27,6 +25,7 @@ import psutil
 from penstock import Plan, SamplerClient, open_sampler
 from penstock.client.messages import ACCEPTED_CODECS
 from penstock.client.plan_messages import plan_to_message
+from penstock.client.sampler.direct_line import Line
 from penstock.errors import PenstockError
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1.sampler_pb2_grpc import SamplerServiceStub
@@ -54,7 +53,7 @@ def sample_all_day(target: str) -> None:
 def come_and_go(target: str) -> None:
     """Open the dataset as it is, draw some batches, close it; half of the time over the wire.
 
-    Half of that over gRPC alone.
+    Half of that by grpcio alone.
     """
     dice = random.Random(1)  # noqa: S311 - dice, no secret
     for number in itertools.count():
@@ -100,34 +99,33 @@ def misbehave(target: str) -> None:
                     next(stream)
             with ExitStack() as stack:
                 for wanted in _NONSENSE, _many(version):
-                    with suppress(OSError):
-                        stack.enter_context(_direct(address, described)).sendall(wanted)
+                    with suppress(OSError, PenstockError):
+                        stack.enter_context(closing(_direct(address, described))).ask(wanted)
                     _tell("absurd requests")
                 time.sleep(2 * STALL_S)  # not a read, for longer than a server waits
             for stream in streams:
                 stream.cancel()
 
 
-_NONSENSE = struct.pack("<I", 1 << 16) + bytes(range(256)) * 256
+_NONSENSE = bytes(range(256)) * 256
 """A request that is none."""
 
 
-def _direct(address: str, described: pb.GetDatasetResponse) -> socket.socket:
-    """A connection to a direct port that has said its hello."""
-    connection = socket.create_connection((address.rpartition(":")[0], described.direct_port), 10)
-    connection.sendall(struct.pack("<8sQ", b"PSDIRECT", described.replica_id))
-    return connection
+def _direct(address: str, described: pb.GetDatasetResponse) -> Line:
+    """A connection to a direct port."""
+    line = Line((address.rpartition(":")[0], described.direct_port))
+    line.connect(described.replica_id)
+    return line
 
 
 def _many(version: str) -> bytes:
-    """As many transitions as one request may have, behind its size."""
-    request = pb.FetchRequest(
+    """As many transitions as one request may have."""
+    return pb.FetchRequest(
         dataset_version=version,
         transition_ids=[number % 100 for number in range(65_536)],
         frame_spec=pb.FrameSpec(height_px=_SIZE[0], width_px=_SIZE[1]),
         accepted_codecs=ACCEPTED_CODECS,
     ).SerializeToString()
-    return struct.pack("<I", len(request)) + request
 
 
 def read_until_killed(target: str) -> None:

@@ -21,34 +21,34 @@ _BATCH_ROWS = {
     "baseline": "hand-written buffer: h5py and OpenCV in the training process",
     "drop_in": "`MultimodalReplayBuffer.sample`, embedded",
     "embedded": "embedded, prefetched",
-    "network": "**over loopback**, prefetched",
-    "network_alone": "over loopback, one batch at a time",
-    "grpc": "over loopback, gRPC alone, prefetched",
-    "grpc_alone": "over loopback, gRPC alone, one batch at a time",
+    "grpc": "**over gRPC** on loopback, prefetched",
+    "grpc_alone": "over gRPC, one batch at a time",
+    "grpcio": "over gRPC by grpcio alone, prefetched",
+    "grpcio_alone": "over gRPC by grpcio alone, one batch at a time",
     "same_host": "**same host**, prefetched",
     "one_copy": "floor: one copy of the batch in memory, one thread",
     "one_copy_2_threads": "floor: the same, two threads",
     "socket": "floor: the batch through a TCP socket",
     "socket_encoded": "floor: the encoded batch through a TCP socket",
-    "cold": "**cold disk**, over loopback",
-    "cold_grpc": "cold disk, over loopback, gRPC alone",
+    "cold": "**cold disk**, over gRPC",
+    "cold_grpcio": "cold disk, over gRPC by grpcio alone",
     "cold_same_host": "cold disk, same host",
     "cold_embedded": "cold disk, embedded",
     "cold_disk": "floor: the encoded bytes past the page cache, eight reads in flight",
-    "rendered_network": "rendered frames, over loopback",
-    "lz4_network": "camera frames held to LZ4, over loopback",
-    "on_the_fly_network": "no frame cache, over loopback (gRPC, as nothing is cached)",
+    "rendered_grpc": "rendered frames, over gRPC",
+    "lz4_grpc": "camera frames held to LZ4, over gRPC",
+    "on_the_fly_grpc": "no frame cache, over gRPC (grpcio, as nothing is cached)",
 }
 _CPU_ROWS = {
     "baseline": "hand-written buffer",
-    "server": "server, over loopback",
-    "client": "client, over loopback",
-    "grpc_server": "server, gRPC alone",
-    "grpc_client": "client, gRPC alone",
+    "server": "server, over gRPC",
+    "client": "client, over gRPC",
+    "grpcio_server": "server, grpcio alone",
+    "grpcio_client": "client, grpcio alone",
     "same_host": "client, same host",
     "same_host_server": "server, same host",
 }
-_OUR_WAYS = {"network": "**Penstock**", "grpc": "Penstock, gRPC alone"}
+_OUR_WAYS = {"grpc": "**Penstock**", "grpcio": "Penstock, by grpcio alone"}
 _PEERS = {
     "torch_dataloader": "torch DataLoader over h5py",
     "grain": "grain",
@@ -63,7 +63,7 @@ _PEERS = {
 _MEMORY_ROWS = {
     "serving_1m": "1 M transitions, read from the recordings while their frames are cached",
     "cached_1m": "1 M transitions, frames cached",
-    "cached_1m_grpc": "the same, gRPC alone",
+    "cached_1m_grpcio": "the same, by grpcio alone",
     "index_100m": "100 M transitions",
 }
 

@@ -36,7 +36,7 @@ class Unread(Protocol):
         ...
 
     def send(self, begin: int, end: int, to: int) -> None:
-        """Send whole observations to a socket without looking at them: ``hashes`` tell if they are.
+        """Send bytes of observations to a socket without looking at them; ``hashes`` tell them.
 
         Raises:
             OSError: The socket fails.
@@ -94,7 +94,7 @@ class Observations:
         return None if isinstance(self.data, (bytes, memoryview)) else self.data.hashes
 
     def send(self, begin: int, end: int, to: int) -> None:
-        """Send whole images from byte ``begin`` to ``end`` to a socket; see :class:`Unread`.
+        """Send images from byte ``begin`` to ``end`` to a socket; see :class:`Unread`.
 
         Raises:
             InvalidInput: They have no ``hashes``.

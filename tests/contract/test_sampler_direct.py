@@ -5,6 +5,7 @@ import re
 import signal
 
 import cv2
+import grpc
 import h5py
 import numpy as np
 import psutil
@@ -14,8 +15,12 @@ from sampler_replicas import CAMERAS, addresses, assert_same, share_out, write_f
 from service_process import ServiceProcess
 
 import penstock
+from penstock.client.errors import translated_errors
+from penstock.client.messages import ACCEPTED_CODECS
 from penstock.client.sampler.replica import State
-from penstock.errors import Unavailable
+from penstock.errors import Unavailable, Unsupported
+from penstock.v1 import sampler_pb2 as pb
+from penstock.v1.sampler_pb2_grpc import SamplerServiceStub
 
 IMAGE_SIZE = (10, 9)
 ROWS = (30, 41, 25)  # of each file; the last row of each, and the one a third in, is terminal
@@ -155,6 +160,37 @@ def test_batches_of_many_messages_with_images_as_stored_are_the_same(tmp_path):
         ids = np.array([19, 3, 7, 7, 0, 12, 18, 5, 6, 11] * 3)  # 7 messages of at most 2 MiB
         until(lambda: came_directly(client, lambda: client.fetch(ids)))
         assert_same(client.fetch(ids), embedded.fetch(ids))
+
+
+def test_any_client_of_grpc_may_fetch_there(machine, embedded):
+    process = machine.serve()
+    machine.open_with_all_cached()
+    address = process.target.removeprefix("grpc://")
+    with grpc.insecure_channel(address) as channel:
+        first = SamplerServiceStub(channel)
+        described = first.GetDataset(pb.GetDatasetRequest())
+        request = pb.FetchRequest(
+            dataset_version=described.dataset.version,
+            transition_ids=range(96),
+            frame_spec=pb.FrameSpec(height_px=IMAGE_SIZE[0], width_px=IMAGE_SIZE[1]),
+            accepted_codecs=ACCEPTED_CODECS,
+        )
+        parts = [answer.part for answer in first.Fetch(request)]
+    there = f"{address.rpartition(':')[0]}:{described.direct_port}"
+    with grpc.insecure_channel(there) as channel:
+        direct = SamplerServiceStub(channel)
+        directly = [answer.part for answer in direct.Fetch(request)]
+        request.frame_spec.height_px += 1
+        with pytest.raises(Unsupported, match="not all of it is cached"), translated_errors(there):
+            list(direct.Fetch(request))
+    # Parts may be cut differently; what is in them is the same.
+    ids = [
+        [number for part in each for number in part.transition_ids] for each in (directly, parts)
+    ]
+    assert ids[0] == ids[1] == list(range(96))
+    images = [b"".join(part.observations.data for part in each) for each in (directly, parts)]
+    assert images[0] == images[1]
+    assert all(part.observations.hashes for part in directly)
 
 
 def test_what_is_not_cached_yet_comes_over_grpc(machine, embedded):

@@ -101,7 +101,7 @@ DIRECT_CONNECTIONS = Gauge(
 )
 DIRECT_REFUSALS = Counter(
     "penstock_sampler_direct_refusals_total",
-    "Connections and requests at the direct port that were left to gRPC, by reason.",
+    "Connections and calls at the direct port that were refused, by reason.",
     ["reason"],
 )
 LOCAL_DESCRIPTORS = Counter(

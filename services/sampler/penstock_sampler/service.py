@@ -54,8 +54,8 @@ log = structlog.get_logger(__name__)
 MAX_IDS = 65_536
 MAX_SIDE = 4096
 PART_BYTES, DIRECT_PART_BYTES = 1 << 20, 4 << 20
-"""Each message takes its time besides its bytes. Over gRPC, 2 MiB would take a sixth less time, and
-up to 20 MB more memory, of which a server has 100; more than 4 keep a direct port waiting."""
+"""Each message takes its time besides its bytes. Through grpcio, 2 MiB would take a sixth less
+time, and up to 20 MB more memory, of which a server has 100; more than 4 keep a client waiting."""
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
 _WEIGHTS_PER_MESSAGE = 65_536
@@ -127,7 +127,7 @@ class SamplerService(SamplerServiceServicer):
         activity: Where to count.
         local_socket: Path of the socket that hands out cached frames; empty without.
         processes: Server processes that share the address of this one, itself included.
-        direct_port: Port that answers ``Fetch`` without gRPC; 0 without.
+        direct_port: Port that answers ``Fetch`` from the cache; 0 without.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class SamplerService(SamplerServiceServicer):
             yield from send(self._parts(backend, ids, wanted, lambda _: pb.FetchResponse(), number))
 
     def answer(self, request: bytes, caller: Caller) -> Generator[Outgoing]:
-        """Answer ``Fetch`` outside gRPC with what is cached, which nobody has read or checked.
+        """Answer ``Fetch`` at the direct port: with what is cached, which nobody has checked.
 
         Args:
             request: A serialised ``FetchRequest``.
@@ -296,7 +296,9 @@ class SamplerService(SamplerServiceServicer):
                 _frame_bytes(wanted.spec, info, _row_bytes(info))
                 cached = backend.cached_observations(ids, wanted.spec, wanted.accepted)
             if cached is None or cached.hashes is None:
-                raise Unsupported("not all of it is cached: use gRPC", reason="NOT_CACHED")
+                raise Unsupported(
+                    "not all of it is cached: ask at the other port", reason="NOT_CACHED"
+                )
             columns = _columns(backend, ids)
             number = pb.FetchResponse.PART_FIELD_NUMBER
             answer = _Answer(columns, lambda _: pb.FetchResponse(), number, DIRECT_PART_BYTES)

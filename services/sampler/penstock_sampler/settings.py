@@ -151,8 +151,8 @@ class SamplerSettings(DataSettings, ServerSettings):
     direct_port: str = Field(
         "auto",
         pattern=r"^(auto|none|[1-9][0-9]{0,4})$",
-        description="TCP port that sends cached frames without gRPC between; auto for a free one, "
-        "none for gRPC alone. Clients that cannot reach it use gRPC.",
+        description="Port that answers Fetch straight from the cache; auto for a free one, none "
+        "for none. Clients that cannot reach it use the other port.",
     )
     local_socket: str = Field(
         "auto",

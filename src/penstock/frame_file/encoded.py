@@ -116,7 +116,7 @@ class EncodedRecords:
             self._read_plainly(done, last, into[int(self._ends[done]) - begin :])
 
     def send(self, begin: int, end: int, to: int) -> None:
-        """Send whole records, from byte ``begin`` to ``end``: nothing checks them here.
+        """Send bytes of records, from ``begin`` to ``end``: nothing checks them here.
 
         They go from the system's cache to the socket without a copy; who receives them checks
         ``hashes``.
@@ -130,11 +130,14 @@ class EncodedRecords:
             DamagedFile: A file ends too soon; some of the bytes may have been sent.
             OSError: The socket fails.
         """
-        first, last = np.searchsorted(self._ends, (begin, end)).tolist()
+        first = int(np.searchsorted(self._ends, begin, "right")) - 1
+        last = int(np.searchsorted(self._ends, end))
         ends = self._ends[first : last + 1].tolist()
         for number in range(first, last):
             file = self._files[self._wanted[number][0]]
-            at, size = int(self._spots[number, 0]), ends[number - first + 1] - ends[number - first]
+            record_begin, record_end = ends[number - first], ends[number - first + 1]
+            start, size = max(begin, record_begin), min(end, record_end) - max(begin, record_begin)
+            at = int(self._spots[number, 0]) + start - record_begin
             self._hurry(number, file.records.descriptor, at + size - 1)
             while size:
                 sent = _send_some(to, file.records.descriptor, at, size)

@@ -16,7 +16,7 @@ from penstock.errors import (
     Unavailable,
 )
 
-__all__ = ["abort_with", "as_penstock_error"]
+__all__ = ["abort_with", "as_penstock_error", "status_of"]
 
 DOMAIN = "penstock"
 
@@ -32,6 +32,11 @@ def as_penstock_error(error: Exception) -> PenstockError:
 
 def abort_with(context: grpc.ServicerContext, error: PenstockError) -> None:
     """End the call with ``error``; never returns normally (gRPC raises)."""
+    context.abort_with_status(status_of(error))
+
+
+def status_of(error: PenstockError) -> grpc.Status:
+    """Code, text and trailing metadata that a client gets."""
     details = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     ]
@@ -50,7 +55,7 @@ def abort_with(context: grpc.ServicerContext, error: PenstockError) -> None:
         message=error.message,
         details=[_packed(detail) for detail in (*details, *extra)],
     )
-    context.abort_with_status(rpc_status.to_status(status))
+    return rpc_status.to_status(status)
 
 
 def _packed(

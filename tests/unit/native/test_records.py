@@ -193,6 +193,11 @@ def test_records_are_sent_as_they_lie_in_their_files_with_their_hashes(
         end = ends[numbers[-1]]
         assert sent(records, begin, end) == b"".join(one_by_one[i] for i in numbers)
         begin = end
+    # Frames of a connection end anywhere.
+    whole, size = b"".join(one_by_one), len(records)
+    for begin, end in ((0, 1), (1, size - 1), (ends[0] - 1, ends[0]), (ends[0] - 1, ends[1] + 1)):
+        assert sent(records, begin, end) == whole[begin:end]
+    assert sent(records, ends[0], ends[0]) == b""
 
 
 @pytest.mark.parametrize("sendfile", [True, False])

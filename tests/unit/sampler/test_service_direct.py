@@ -85,8 +85,16 @@ def request_for(backend: Hdf5Backend, ids: Any = IDS, **fields: Any) -> bytes:
     return pb.FetchRequest(transition_ids=ids, **fields).SerializeToString()
 
 
-def answered(service: SamplerService, request: bytes) -> list[pb.BatchPart]:
-    """The parts, as they arrive at the other end of a socket behind their size."""
+def answered(
+    service: SamplerService, request: bytes, frame_bytes: int = 1 << 24
+) -> list[pb.BatchPart]:
+    """The parts, as they arrive at the other end of a socket, each behind its size.
+
+    Args:
+        service: Who answers.
+        request: What to.
+        frame_bytes: What a frame takes at most; each begins with a mark.
+    """
     ours, theirs = socket.socketpair()
     found = bytearray()
 
@@ -99,15 +107,31 @@ def answered(service: SamplerService, request: bytes) -> list[pb.BatchPart]:
     try:
         with ours:
             for message in service.answer(request, Caller()):
-                message.send(ours, struct.pack("<I", len(message)))
+                lefts: list[int] = []
+
+                def frame(left: int, lefts: list[int] = lefts) -> tuple[bytes, int]:
+                    lefts.append(left)
+                    return b"frame", min(left, frame_bytes)
+
+                size = len(message)
+                message.send(ours, struct.pack("<I", size), frame)
+                assert lefts == list(range(size + 4, 0, -frame_bytes))
     finally:
         receiving.join()
         theirs.close()
     parts: list[pb.BatchPart] = []
-    while found:
-        (size,) = struct.unpack_from("<I", found)
-        parts.append(pb.FetchResponse.FromString(bytes(found[4 : 4 + size])).part)
-        del found[: 4 + size]
+    at = 0
+
+    def take(left: int) -> bytes:
+        nonlocal at
+        assert found[at : at + 5] == b"frame"
+        at += 5 + min(left, frame_bytes)
+        return bytes(found[at - min(left, frame_bytes) : at])
+
+    while at < len(found):
+        (size,) = struct.unpack_from("<I", found, at + 5)
+        message = b"".join(take(left) for left in range(size + 4, 0, -frame_bytes))
+        parts.append(pb.FetchResponse.FromString(message[4:]).part)
     return parts
 
 
@@ -131,6 +155,15 @@ def columns_of(parts: list[pb.BatchPart]) -> dict[str, bytes]:
         for tensor in part.columns:
             found[tensor.name] = found.get(tensor.name, b"") + tensor.data
     return found
+
+
+@pytest.mark.parametrize("frame_bytes", [5, 1000, 16_384, 200_000])
+def test_messages_are_the_same_in_frames_of_any_size(
+    service: SamplerService, backend: Hdf5Backend, frame_bytes: int
+) -> None:
+    ids = IDS[:2] if frame_bytes < 100 else [*IDS, *range(40)]
+    request = request_for(backend, ids)
+    assert answered(service, request, frame_bytes) == answered(service, request)
 
 
 def test_an_answer_holds_what_fetch_gives_and_the_hash_of_every_observation(

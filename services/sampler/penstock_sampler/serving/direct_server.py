@@ -1,10 +1,7 @@
-"""Answers ``Fetch`` over plain TCP with cached frames, sent as they lie there, without a copy.
+"""Answers ``Fetch`` with cached frames, sent as they lie there, without a copy.
 
-A client begins a connection with 16 bytes, ``PSDIRECT`` and the ``replica_id`` that it expects, and
-gets them back. Then, any number of times: a size and a ``FetchRequest``, answered by sizes and
-``FetchResponse`` messages and a size of 0 at the end. Sizes are 32 bits; all numbers are
-little-endian. Instead of a message, the size 2**32 - 1 says that the rest is left to gRPC, where
-the client learns why.
+It speaks gRPC as the other port does, by ``penstock.server.http2``. Clients name the process that
+they expect in the header ``penstock-replica-id``; each answer names the one that gave it.
 """
 
 from __future__ import annotations
@@ -14,16 +11,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Self
 
 import structlog
 
 from penstock import native
-from penstock.errors import InvalidInput, PenstockError, Unavailable
+from penstock.client.http2 import REPLICA
+from penstock.errors import Conflict, InvalidInput, PenstockError, Unavailable, Unsupported
+from penstock.server.errors import as_penstock_error
+from penstock.server.http2 import Abandoned, Call, GrpcConnection, NotHttp2, Sendable
 from penstock.server.port import listened_addresses
 from penstock_sampler import metrics
-from penstock_sampler.serving.direct_connection import DirectConnection, Sendable, hello_of
 from penstock_sampler.serving.streams import Caller
 
 __all__ = ["Answer", "DirectServer", "what_is_missing"]
@@ -31,7 +30,7 @@ __all__ = ["Answer", "DirectServer", "what_is_missing"]
 log = structlog.get_logger(__name__)
 
 Answer = Callable[[bytes, Caller], Generator[Sendable]]
-"""``FetchResponse`` messages for a serialised ``FetchRequest``."""
+"""Serialised messages for a serialised request."""
 
 MAX_CONNECTIONS = 256
 IDLE_S = 600.0
@@ -68,10 +67,11 @@ class DirectServer:
     def __init__(
         self, host: str, port: int, replica_id: int, *, drain_s: float, idle_s: float = IDLE_S
     ) -> None:
-        self._hello = hello_of(replica_id)
+        self._replica = str(replica_id)
         self._drain_s, self._idle_s = drain_s, idle_s
         self._changed = threading.Condition()
-        self._connections: set[DirectConnection] = set()
+        self._connections: set[GrpcConnection] = set()
+        self._busy: set[GrpcConnection] = set()
         self._draining = False
         self._drained_by = 0.0
         if port > _LAST_PORT:
@@ -91,21 +91,25 @@ class DirectServer:
             ) from error
         self.port: int = self._listening.getsockname()[1]
 
-    def start(self, answer: Answer) -> Self:
-        """Begin to accept connections."""
-        self._answer = answer
+    def start(self, methods: Mapping[str, Answer]) -> Self:
+        """Begin to accept connections.
+
+        Args:
+            methods: What is answered, by path.
+        """
+        self._methods = methods
         self._accepting = threading.Thread(target=self._accept, name="direct-port", daemon=True)
         self._accepting.start()
-        log.info("frames without gRPC between", direct_port=self.port)
+        log.info("cached frames without a copy", direct_port=self.port)
         return self
 
     def drain(self) -> None:
-        """Leave new requests to gRPC, where clients learn that this server ends."""
+        """Leave new calls to the other port, where clients learn that this server ends."""
         with self._changed:
             if not self._draining:
                 self._draining = True
                 self._drained_by = time.monotonic() + self._drain_s
-            idle = [each for each in self._connections if not each.busy]
+            idle = self._connections - self._busy
         for connection in idle:
             connection.cancel()
 
@@ -138,9 +142,10 @@ class DirectServer:
                 time.sleep(_RETRY_S)
                 continue
             failing = False
-            self._admit(DirectConnection(client, f"direct:{address[0]}:{address[1]}"))
+            peer = f"direct:{address[0]}:{address[1]}"
+            self._admit(GrpcConnection(client, peer, [(REPLICA, self._replica)]))
 
-    def _admit(self, connection: DirectConnection) -> None:
+    def _admit(self, connection: GrpcConnection) -> None:
         with self._changed:
             refusal = "DRAINING" if self._draining else ""
             if len(self._connections) >= MAX_CONNECTIONS:
@@ -161,63 +166,92 @@ class DirectServer:
             log.warning("direct client not served", peer=connection.peer(), error=str(error))
             self._forget(connection)
 
-    def _serve(self, connection: DirectConnection) -> None:
+    def _serve(self, connection: GrpcConnection) -> None:
         try:
-            if connection.greet(self._hello):
-                while (request := connection.next_request(self._idle_s)) is not None:
+            if connection.greet():
+                while (call := connection.next_call(self._idle_s)) is not None:
                     with self._changed:
-                        connection.busy = True
+                        self._busy.add(connection)
                         draining = self._draining
-                    self._reply(connection, request, refused=draining)
+                    self._reply(connection, call, draining=draining)
                     with self._changed:
-                        connection.busy = False
-                        if self._draining:
-                            return
+                        self._busy.discard(connection)
+                        draining = self._draining
+                    if draining:
+                        connection.say_goodbye()
+                        return
+        except NotHttp2 as error:
+            metrics.DIRECT_REFUSALS.labels("NOT_HTTP2").inc()
+            log.info("no client of ours", peer=connection.peer(), error=str(error))
         except OSError as error:
             log.info("direct client lost", peer=connection.peer(), error=str(error))
         finally:
             self._forget(connection)
 
-    def _forget(self, connection: DirectConnection) -> None:
+    def _forget(self, connection: GrpcConnection) -> None:
         connection.close()
         with self._changed:
             self._connections.discard(connection)
+            self._busy.discard(connection)
             metrics.DIRECT_CONNECTIONS.set(len(self._connections))
             self._changed.notify_all()
 
-    def _reply(self, connection: DirectConnection, request: bytes, *, refused: bool) -> None:
-        """Answer a request.
+    def _reply(self, connection: GrpcConnection, call: Call, *, draining: bool) -> None:
+        """Answer a call.
 
         Raises:
             OSError: The connection broke, or a message was sent in part.
         """
-        reason = "DRAINING" if refused else ""
+        fault: PenstockError | None = None
         try:
-            if not refused:
-                with contextlib.closing(self._answer(request, connection)) as messages:
-                    for message in messages:
-                        _send_whole(connection, message)
+            answer = self._answer_of(call, draining=draining)
+            with contextlib.closing(answer(call.request, connection)) as messages:
+                for message in messages:
+                    _send_whole(connection, message)
+        except Abandoned:
+            log.debug("called off", peer=connection.peer())
+            return
         except OSError:
             raise
         except PenstockError as error:
-            reason = error.reason
-            log.debug("left to gRPC", peer=connection.peer(), reason=reason)
-        except Exception:
-            reason = "INTERNAL"
+            fault = error
+            log.debug("left to the other port", peer=connection.peer(), reason=error.reason)
+        except Exception as error:
+            fault = as_penstock_error(error)
             log.exception("direct answer failed", peer=connection.peer())
-        if reason:
-            metrics.DIRECT_REFUSALS.labels(reason).inc()
-            connection.refuse()
-        else:
+        if fault is None:
             metrics.DIRECT_ANSWERS.inc()
-            connection.end()
+        else:
+            metrics.DIRECT_REFUSALS.labels(fault.reason).inc()
+        connection.finish(fault)
+
+    def _answer_of(self, call: Call, *, draining: bool) -> Answer:
+        """What answers a call.
+
+        Raises:
+            PenstockError: Nothing does.
+        """
+        if call.fault is not None:
+            raise call.fault
+        if draining:
+            raise Unavailable("this server is ending: ask another one", reason="DRAINING")
+        if call.headers.get(REPLICA, self._replica) != self._replica:
+            raise Conflict(f"this is replica {self._replica}", reason="OTHER_REPLICA")
+        answer = self._methods.get(call.path)
+        if answer is None:
+            raise Unsupported(
+                f"{call.path} is not answered here: {', '.join(self._methods)} is, the rest at the "
+                "other port",
+                reason="NOT_HERE",
+            )
+        return answer
 
 
-def _send_whole(connection: DirectConnection, message: Sendable) -> None:
+def _send_whole(connection: GrpcConnection, message: Sendable) -> None:
     """Send a message; after a part of one nothing can be said any more but that it is over."""
     try:
-        connection.send_message(message)
-    except OSError:
+        connection.send(message)
+    except (OSError, Abandoned):
         raise
     except Exception as error:
         log.exception("direct message failed", peer=connection.peer())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from penstock.allocator import give_back_memory, keep_message_memory
+from penstock.client.sampler.direct_line import FETCH
 from penstock.errors import DataFault, NotFound, Unavailable
 from penstock.server import configure_logging, serve
 from penstock.targets import Target
@@ -88,7 +89,7 @@ def serve_process(settings: SamplerSettings, on_serving: Callable[[], None] | No
             direct_port=0 if direct is None else direct.port,
         )
         if direct is not None:
-            stack.callback(direct.start(service.answer).stop)
+            stack.callback(direct.start({FETCH: service.answer}).stop)
         serve(
             "sampler",
             settings,
@@ -107,7 +108,7 @@ def _listen_directly(settings: SamplerSettings, activity: Activity) -> DirectSer
     if settings.cache_folder is None:
         missing = "sends what is cached, and cache_dir is none"
     if missing:
-        log.info("frames over gRPC alone", reason=f"the direct port {missing}")
+        log.info("no direct port", reason=f"it {missing}")
         return None
     port = 0 if settings.direct_port == "auto" else int(settings.direct_port)
     return DirectServer(settings.host, port, activity.replica_id, drain_s=settings.drain_s)

@@ -60,7 +60,7 @@ class Call:
     Attributes:
         replica: Who is asked.
         connection: On which channel; held until the call has ended.
-        direct: How to ask without gRPC first; None for not at all.
+        direct: Where to ask first; None for nowhere else.
         version: Of the replica's dataset.
         rows: ``(k,) int64``: rows of the batch.
         local_ids: ``(k,) int64``: their ids at the replica.

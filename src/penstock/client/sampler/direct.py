@@ -1,8 +1,8 @@
-"""``Fetch`` over a plain TCP connection: cached frames as they lie there, without gRPC's copies.
+"""``Fetch`` at a direct port: gRPC, with cached frames sent as they lie there, without copies.
 
-A server that offers it says so in ``GetDataset``. Only what goes well goes this way: whatever a
-server refuses or cannot do, and whatever keeps a client from reaching it, is left to gRPC, which
-brings the rows that are missing or says why not.
+A server that has one says so in ``GetDataset``. Only what goes well goes this way: whatever a
+server refuses or cannot do there, and whatever keeps a client from reaching it, is left to the
+server's other port, which brings the rows that are missing or says why not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _IDLE_S = 60.0
 
 
 class _NotThisWay(Exception):
-    """The rest has to come over gRPC."""
+    """The rest has to come from the other port."""
 
 
 class DirectPort:
@@ -44,7 +44,7 @@ class DirectPort:
 
     Args:
         name: Of the replica, for messages.
-        host: Where its gRPC port is reached, numeric.
+        host: Where its other port is reached, numeric.
         port: As ``GetDataset`` names it.
         replica_id: Of the process; nobody else is asked.
         on_fault: Called when the port cannot be reached or breaks off.
@@ -66,15 +66,15 @@ class DirectPort:
         self.carries = False
 
     def fetch(
-        self, request: pb.FetchRequest, over_grpc: Callable[[pb.FetchRequest], Any]
+        self, request: pb.FetchRequest, elsewhere: Callable[[pb.FetchRequest], Any]
     ) -> DirectFetch:
         """Call ``Fetch`` this way.
 
         Args:
             request: What to fetch.
-            over_grpc: Makes the same call over gRPC.
+            elsewhere: Makes the same call at the other port.
         """
-        return DirectFetch(self, request, over_grpc)
+        return DirectFetch(self, request, elsewhere)
 
     def is_resting(self) -> bool:
         """Whether nothing is to be tried now."""
@@ -121,8 +121,8 @@ class DirectPort:
         self._on_fault()
         log.log(
             level,
-            "%s: its direct port %d cannot be used (%s): batches come over gRPC, which takes "
-            "longer",
+            "%s: its direct port %d cannot be used (%s): batches come from its other port, which "
+            "takes longer",
             self.name,
             self.port,
             why,
@@ -132,7 +132,7 @@ class DirectPort:
         """Note that an answer did not come to its end."""
         self.carries = False
         self._on_fault()
-        log.info("%s: its direct port %s: the rest comes over gRPC", self.name, what)
+        log.info("%s: its direct port %s: the rest comes from the other one", self.name, what)
 
     def close(self) -> None:
         """Close all connections that no call uses."""
@@ -149,16 +149,16 @@ class DirectFetch:
     Args:
         port: Where.
         request: What to fetch.
-        over_grpc: Brings what does not come this way.
+        elsewhere: Brings what does not come this way.
     """
 
     def __init__(
         self,
         port: DirectPort,
         request: pb.FetchRequest,
-        over_grpc: Callable[[pb.FetchRequest], Any],
+        elsewhere: Callable[[pb.FetchRequest], Any],
     ) -> None:
-        self._port, self._request, self._over_grpc = port, request, over_grpc
+        self._port, self._request, self._elsewhere = port, request, elsewhere
         self._lock = threading.Lock()
         self._line: Line | None = None
         self._rest: Any = None
@@ -206,7 +206,7 @@ class DirectFetch:
                 while rows < wanted:
                     message = line.receive()
                     again = False
-                    received = self._received(message)
+                    received = self._received(message, rows)
                     rows += received.part.rows
                     yield received
                 line.receive_end()
@@ -222,19 +222,21 @@ class DirectFetch:
                     self._port.fault(f"broke off ({error})")
                     raise _NotThisWay from error
             except Corrupt as error:
-                # Over gRPC the server looks at its frames, and mends what it finds.
+                # At the other port it looks at its frames, and mends what it finds.
                 self._port.rest(error.message)
                 raise _NotThisWay from error
             finally:
                 self._let_go(line, usable=usable)
 
-    def _received(self, message: memoryview | None) -> Received:
+    def _received(self, message: memoryview | None, rows: int) -> Received:
         if message is None:
             raise ConnectionError("its answer ended too soon")
         try:
             received = parse_fetched(message)
         except DecodeError as error:
             raise Corrupt(f"sends what is no message: {error}") from error
+        if received.part.first_row != rows or not received.part.rows:
+            raise ConnectionError("its rows are not the next ones")
         if not _is_intact(received):
             raise ConnectionError("its frames are damaged")
         return replace(received, direct=True)
@@ -255,7 +257,7 @@ class DirectFetch:
                 raise self._called_off()
             if not used:
                 line.connect(self._port.replica_id)
-        except OSError as error:
+        except (OSError, Corrupt) as error:
             if line is not None:
                 self._let_go(line, usable=False)
             self._check_cancelled(error)
@@ -266,7 +268,7 @@ class DirectFetch:
     def _let_go(self, line: Line, *, usable: bool) -> None:
         with self._lock:
             self._line = None
-            usable = usable and not self._cancelled
+            usable = usable and line.lasts and not self._cancelled
         if usable:
             self._port.give_back(line)
         else:
@@ -281,10 +283,10 @@ class DirectFetch:
         with self._lock:
             if self._cancelled:
                 raise self._called_off()
-            self._rest = self._over_grpc(request)
+            self._rest = self._elsewhere(request)
         return answers(self._rest)
 
-    def _check_cancelled(self, error: OSError) -> None:
+    def _check_cancelled(self, error: Exception) -> None:
         if self._cancelled:
             raise self._called_off() from error
 

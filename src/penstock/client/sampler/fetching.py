@@ -246,9 +246,8 @@ class BatchFetch:
                 without_frames=not self._with_frames,
             )
             with translated_errors(call.replica.name):
-                over_grpc = call.connection.fetch
-                direct = call.direct
-                stream = over_grpc(request) if direct is None else direct.fetch(request, over_grpc)
+                fetch, direct = call.connection.fetch, call.direct
+                stream = fetch(request) if direct is None else direct.fetch(request, fetch)
                 with self._changed:
                     call.stream = stream
                     if call.given_up:

@@ -50,8 +50,8 @@ def open_sampler(
         local: Read frames that a replica on this machine has cached from there, through file
             descriptors that it hands out over a unix socket; the bytes are the same, and only the
             rest comes over the network (``transfer.local_bytes`` counts them). False never does.
-        direct: Fetch from the direct ports of replicas, plain TCP without gRPC between, where they
-            have one and it can be reached; the bytes are the same. False never does.
+        direct: Fetch cached frames from the direct ports of replicas, which send them without a
+            copy, where they can be reached; the bytes are the same. False never does.
 
     Raises:
         Unavailable: Nobody answered in that time.

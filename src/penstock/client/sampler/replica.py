@@ -18,6 +18,7 @@ from penstock.client.messages import (
     files_from_messages,
 )
 from penstock.client.sampler.direct import DirectPort
+from penstock.client.sampler.direct_line import FETCH
 from penstock.client.sampler.received import parse_fetched
 from penstock.client.sampler.routing import Load
 from penstock.dataset import DatasetInfo, EpisodeTable
@@ -31,12 +32,11 @@ __all__ = ["Connection", "Described", "Replica", "State", "describe", "list_data
 DESCRIBE_S = 10.0
 LIST_S = 300.0
 CALLS_PER_REPLICA = 1
-"""Over gRPC, streams side by side bring no more: their threads wait for each other."""
+"""By grpcio, streams side by side bring no more: their threads wait for each other."""
 DIRECT_CALLS_PER_REPLICA = 2
 """Over the direct port, one is received while another is decoded."""
 _MOST_CALLS = 4
 """With those that are stalled."""
-_FETCH = "/penstock.v1.SamplerService/Fetch"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 3.0
 _NEW_WEIGHT = 0.3
 _LAST_PORT = 65_535
@@ -65,7 +65,7 @@ class Described:
         max_calls: Calls it takes at a time, from all clients.
         max_ids: Transitions it takes in one call.
         local_socket: Where it hands out descriptors of cached frames; empty for nowhere.
-        direct_port: Where it answers ``Fetch`` without gRPC; 0 for nowhere.
+        direct_port: Where it answers ``Fetch`` from its cache; 0 for nowhere.
     """
 
     info: DatasetInfo
@@ -83,7 +83,7 @@ class Connection:
         self._channel: grpc.Channel = open_address(address)
         self.stub = SamplerServiceStub(self._channel)
         self._fetch = self._channel.unary_stream(
-            _FETCH, pb.FetchRequest.SerializeToString, parse_fetched
+            FETCH, pb.FetchRequest.SerializeToString, parse_fetched
         )
         self._lock = threading.Lock()
         self._users = 0
@@ -133,7 +133,7 @@ class Replica:
         described: Its last answer.
         dataset: What it serves in full, until the union is made.
         holding: What it holds of the union.
-        direct: How to fetch from it without gRPC; None where that is not possible.
+        direct: Its direct port; None where it has none.
         error: Why it is not live.
         calls: Parts that it has been asked for and that are not finished.
         stalled: Those of them that have brought nothing for long.

@@ -1,26 +1,39 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
 import tenacity
-from penstock_sampler.serving import direct_connection, direct_server, process
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes
+from http2_client import FETCH, Http2Client
+from hypothesis import given
+from hypothesis import strategies as st
+from penstock_sampler.serving import direct_server, process
 from penstock_sampler.serving.direct_server import DirectServer
 from penstock_sampler.serving.streams import Caller, Streams
 from penstock_sampler.settings import SamplerSettings
 from prometheus_client import REGISTRY
 
-from penstock.errors import InvalidInput, Unavailable
+from penstock.client.errors import translated_errors
+from penstock.errors import Conflict, InvalidInput, Unavailable, Unsupported
+from penstock.server import http2
 from penstock.server import port as server_port
 
 REPLICA = 2**63 + 5
-HELLO = b"PSDIRECT" + struct.pack("<Q", REPLICA)
-END, REFUSED = b"\0\0\0\0", b"\xff\xff\xff\xff"
+NAMED = [("penstock-replica-id", str(REPLICA))]
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED, ABORTED, UNIMPLEMENTED, INTERNAL = 3, 8, 10, 12, 13
 
 
 class Message:
@@ -32,18 +45,30 @@ class Message:
     def __len__(self) -> int:
         return sum(map(len, self.pieces))
 
-    def send(self, to: socket.socket, before: bytes) -> None:
-        to.sendall(before)
-        for piece in self.pieces:
-            to.sendall(piece)
+    def send(
+        self, to: socket.socket, before: bytes, frame: Callable[[int], tuple[bytes, int]]
+    ) -> None:
+        left = before + b"".join(self.pieces)
+        while left:
+            start, room = frame(len(left))
+            to.sendall(start + left[:room])
+            left = left[room:]
 
 
 class Failing(Message):
     """Sends a part of itself."""
 
-    def send(self, to: socket.socket, before: bytes) -> None:
-        to.sendall(before + self.pieces[0][:2])
+    def send(
+        self, to: socket.socket, before: bytes, frame: Callable[[int], tuple[bytes, int]]
+    ) -> None:
+        start, _ = frame(len(before) + len(self))
+        to.sendall(start + before + self.pieces[0][:2])
         raise RuntimeError("a fault of ours")
+
+
+def content(byte: int) -> bytes:
+    """Of the message for a byte."""
+    return bytes([byte]) * 3 + b"." * byte
 
 
 def answer(request: bytes, caller: Caller) -> Generator[Message]:
@@ -51,17 +76,25 @@ def answer(request: bytes, caller: Caller) -> Generator[Message]:
     del caller
     for byte in request:
         if byte == ord("!"):
-            raise InvalidInput("no")
+            raise InvalidInput("no: ä % \n", field="ids")
         if byte == ord("?"):
             raise ZeroDivisionError
-        yield (Failing if byte == ord("-") else Message)(bytes([byte]) * 3, b"." * byte)
+        yield (Failing if byte == ord("-") else Message)(content(byte)[:3], content(byte)[3:])
+
+
+def answer_at_length(request: bytes, caller: Caller) -> Generator[Message]:
+    """Errors with as much text as was asked with."""
+    del caller
+    yield Message(b"one")
+    raise InvalidInput(request.decode(), metadata={"again": request.decode()})
 
 
 @contextlib.contextmanager
 def serving(
     respond: Callable[[bytes, Caller], Generator[Any]] = answer, **options: Any
 ) -> Iterator[DirectServer]:
-    server = DirectServer("127.0.0.1", 0, REPLICA, **{"drain_s": 10.0, **options}).start(respond)
+    server = DirectServer("127.0.0.1", 0, REPLICA, **{"drain_s": 10.0, **options})
+    server.start({FETCH: respond})
     try:
         yield server
     finally:
@@ -74,34 +107,28 @@ def server() -> Iterator[DirectServer]:
         yield server
 
 
+def connected(server: DirectServer, **options: Any) -> Http2Client:
+    return Http2Client(("127.0.0.1", server.port), **options)
+
+
+def channel_to(server: DirectServer) -> grpc.Channel:
+    """What any client of gRPC uses."""
+    options = [("grpc.max_receive_message_length", 64 << 20)]
+    return grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options)
+
+
 @contextlib.contextmanager
-def connected(server: DirectServer, hello: bytes = HELLO) -> Iterator[socket.socket]:
+def plainly_connected(server: DirectServer, data: bytes = b"") -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        client.sendall(hello)
-        if hello == HELLO:
-            assert exactly(client, 16) == HELLO
+        client.sendall(data)
         yield client
 
 
-def exactly(client: socket.socket, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        piece = client.recv(size - len(found))
-        assert piece, f"closed after {found!r}"
-        found += piece
-    return found
-
-
-def ask(client: socket.socket, request: bytes) -> None:
-    client.sendall(struct.pack("<I", len(request)) + request)
-
-
-def expect(client: socket.socket, request: bytes, last: bytes) -> None:
-    """Just the messages for ``request``, and ``last``."""
-    for byte in request:
-        message = bytes([byte]) * 3 + b"." * byte
-        assert exactly(client, 4 + len(message)) == struct.pack("<I", len(message)) + message
-    assert exactly(client, 4) == last
+def expect(client: Http2Client, request: bytes) -> None:
+    """Just the messages for a request, and that all is well."""
+    found = client.answer(client.ask(request, headers=NAMED))
+    assert (found.messages, found.status) == ([content(byte) for byte in request], 0)
+    assert found.headers["penstock-replica-id"] == str(REPLICA)
 
 
 def until_closed(client: socket.socket) -> bytes:
@@ -128,75 +155,241 @@ def connections() -> float:
     return counted("connections")
 
 
-def test_requests_of_one_connection_are_answered_one_after_the_other(server: DirectServer) -> None:
+def test_calls_of_one_connection_are_answered_one_after_the_other(server: DirectServer) -> None:
     before = counted("answers_total")
     with connected(server) as client:
-        for request in (b"abc", b"", b"z"):
-            ask(client, request)
-            expect(client, request, END)
-        for request in (b"one", b"two"):
-            ask(client, request)
-        for request in (b"one", b"two"):
-            expect(client, request, END)
+        for request in (b"abc", b"", b"z", b"one", b"two"):
+            expect(client, request)
         assert connections() == 1
     until(lambda: connections() == 0)
     assert counted("answers_total") == before + 5
 
 
 @pytest.mark.parametrize(
-    ("request_", "sent", "reason"),
+    ("request_", "sent", "status", "reason"),
     [
-        (b"!", b"", "INVALID_INPUT"),
-        (b"ab!c", b"ab", "INVALID_INPUT"),
-        (b"?", b"", "INTERNAL"),
-        (b"a?", b"a", "INTERNAL"),
+        (b"!", b"", INVALID_ARGUMENT, "INVALID_INPUT"),
+        (b"ab!c", b"ab", INVALID_ARGUMENT, "INVALID_INPUT"),
+        (b"?", b"", INTERNAL, "INTERNAL"),
+        (b"a?", b"a", INTERNAL, "INTERNAL"),
     ],
 )
-def test_what_is_refused_is_left_to_grpc_and_the_next_request_is_answered(
-    server: DirectServer, request_: bytes, sent: bytes, reason: str
+def test_what_is_refused_gets_a_status_and_the_next_call_is_answered(
+    server: DirectServer, request_: bytes, sent: bytes, status: int, reason: str
 ) -> None:
     before = counted("refusals_total", reason=reason)
     with connected(server) as client:
-        ask(client, request_)
-        expect(client, sent, REFUSED)
-        ask(client, b"xy")
-        expect(client, b"xy", END)
+        found = client.answer(client.ask(request_, headers=NAMED))
+        assert found.messages == [content(byte) for byte in sent]
+        assert found.status == status
+        assert found.headers[":status"] == "200"
+        expect(client, b"xy")
     assert counted("refusals_total", reason=reason) == before + 1
+
+
+def test_errors_reach_clients_of_grpc_as_they_were_raised(server: DirectServer) -> None:
+    with channel_to(server) as channel:
+        fetch = channel.unary_stream(FETCH)
+        with pytest.raises(InvalidInput) as raised, translated_errors("there"):
+            list(fetch(b"ab!"))
+        assert (raised.value.message, raised.value.field) == ("no: ä % \n", "ids")
+        sample = channel.unary_stream(FETCH.replace("Fetch", "Sample"))
+        not_here = pytest.raises(Unsupported, match=r"Sample is not answered here: .*Fetch is")
+        with not_here, translated_errors("there"):
+            list(sample(b"ab"))
+        named = [("penstock-replica-id", str(REPLICA - 1))]
+        with pytest.raises(Conflict, match="this is") as other, translated_errors("there"):
+            list(fetch(b"ab", metadata=named))
+        assert other.value.reason == "OTHER_REPLICA"
+        assert list(fetch(b"ab")) == [content(byte) for byte in b"ab"]
+
+
+@pytest.mark.parametrize("length", [1000, 5000, 500_000])
+def test_errors_of_any_length_are_told(length: int) -> None:
+    with serving(answer_at_length) as server, channel_to(server) as channel:
+        call = channel.unary_stream(FETCH)(b"\xc3\xa4" * (length // 2))
+        assert next(call) == b"one"
+        with pytest.raises(InvalidInput) as raised, translated_errors("there"):
+            next(call)
+        assert raised.value.message == "ä" * min(length // 2, 1024)
+
+
+def test_clients_of_grpc_get_messages_of_any_size_and_may_call_side_by_side() -> None:
+    sizes = [0, 1, 16_379, 16_384, 70_000, 5 << 20]
+    dice = random.Random(3)  # noqa: S311 - dice, no secret
+    contents = [dice.randbytes(size) for size in sizes]
+
+    def send(request: bytes, _: Caller) -> Generator[Message]:
+        yield from (Message(request), *map(Message, contents))
+
+    with serving(send) as server, channel_to(server) as channel:
+        fetch = channel.unary_stream(FETCH)
+
+        def read(number: int) -> None:
+            call = fetch(b"%d" % number)
+            assert list(call) == [b"%d" % number, *contents]
+            initial = dict(call.initial_metadata())
+            assert initial["penstock-replica-id"] == str(REPLICA)
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(read, range(6)))
+        # One that is given up in between leaves the connection to the next.
+        given_up = fetch(b"x")
+        assert next(given_up) == b"x"
+        given_up.cancel()
+        assert list(fetch(b"y")) == [b"y", *contents]
+        assert connections() == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "window"), [(None, None), (16_384, 1), (16_384, 70_000), (20_000, 2**31 - 1)]
+)
+def test_frames_and_windows_are_those_that_the_client_takes(
+    server: DirectServer, frame: int | None, window: int | None
+) -> None:
+    settings = {
+        code: value
+        for code, value in (
+            (SettingCodes.MAX_FRAME_SIZE, frame),
+            (SettingCodes.INITIAL_WINDOW_SIZE, window),
+        )
+        if value is not None
+    }
+    if window == 1:  # takes a frame for each byte
+        messages, size = b"a", 3 + ord("a")
+    else:
+        messages, size = b"z" * 3000, 3 + ord("z")
+    with connected(server, settings=settings) as client:
+        found = client.answer(client.ask(messages))
+        assert found.messages == [content(byte) for byte in messages]
+        assert max(found.frames) <= min(window or size + 5, size + 5)
+
+
+def test_a_client_that_opens_no_window_is_waited_for_until_it_does(server: DirectServer) -> None:
+    wanted = b"z" * 1000  # twice of what a connection takes at first
+    with connected(server, acknowledge=False) as client:
+        stream = client.ask(wanted)
+        while client.h2.inbound_flow_control_window:
+            client.take()
+        assert not client.answers[stream].ended
+        client.h2.ping(b"12345678")
+        client.flush()
+        while not client.pongs:
+            client.take()
+        client.h2.increment_flow_control_window(1 << 20)
+        client.h2.increment_flow_control_window(1 << 20, stream)
+        client.flush()
+        assert client.answer(stream).messages == [content(byte) for byte in wanted]
+
+
+def test_an_answer_that_is_called_off_ends_and_the_next_call_is_answered() -> None:
+    ended = threading.Event()
+
+    def endless(request: bytes, caller: Caller) -> Generator[Message]:
+        if request == b"short":
+            yield Message(b"short")
+            return
+        try:
+            while True:
+                yield Message(bytes(1 << 16))
+        finally:
+            assert not caller.is_active()
+            ended.set()
+
+    with serving(endless) as server, connected(server) as client:
+        for _ in range(3):
+            ended.clear()
+            stream = client.ask(b"long")
+            while not client.answers[stream].messages:
+                client.take()
+            client.h2.reset_stream(stream)
+            client.flush()
+            assert ended.wait(10)
+        assert client.answer(client.ask(b"short")).messages == [b"short"]
+        # Called off before it is whole, too.
+        stream = client.ask(b"short", whole=False)
+        client.h2.reset_stream(stream)
+        assert client.answer(client.ask(b"short")).messages == [b"short"]
 
 
 def test_nothing_follows_a_message_that_was_sent_in_part(server: DirectServer) -> None:
     with connected(server) as client:
-        ask(client, b"a-b")
-        whole = b"aaa" + b"." * ord("a")
-        part = struct.pack("<I", 3 + ord("-")) + b"--"
-        assert until_closed(client) == struct.pack("<I", len(whole)) + whole + part
+        stream = client.ask(b"a-b")
+        client.until_closed()
+        found = client.answers[stream]
+        assert found.messages == [content(ord("a"))]
+        assert not found.ended
 
 
 @pytest.mark.parametrize(
-    "hello",
+    "data",
     [
-        b"PSDIRECT" + struct.pack("<Q", REPLICA - 1),
-        b"psdirect" + struct.pack("<Q", REPLICA),
         b"GET / HTTP/1.1\r\nHost: penstock\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        bytes(16),
+        bytes(100),
+        b"PRI * HTTP/2.1",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 20,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + bytes.fromhex("000000040000000000 000000040100000001"),
     ],
 )
-def test_who_names_another_replica_gets_nothing(server: DirectServer, hello: bytes) -> None:
-    before = counted("refusals_total", reason="OTHER_REPLICA")
-    with connected(server, hello) as client:
-        assert until_closed(client) == b""
-    assert counted("refusals_total", reason="OTHER_REPLICA") == before + 1
+def test_who_speaks_otherwise_is_cut_off(server: DirectServer, data: bytes) -> None:
+    before = counted("refusals_total", reason="NOT_HTTP2")
+    with plainly_connected(server, data) as client:
+        until_closed(client)
+    until(lambda: counted("refusals_total", reason="NOT_HTTP2") == before + 1)
     with connected(server) as client:
-        ask(client, b"a")
-        expect(client, b"a", END)
+        expect(client, b"a")
 
 
-def test_a_request_larger_than_any_is_not_read(server: DirectServer) -> None:
+@pytest.mark.parametrize(
+    ("headers", "path", "status", "reason"),
+    [
+        ([("penstock-replica-id", str(REPLICA - 1))], FETCH, ABORTED, "OTHER_REPLICA"),
+        ([("penstock-replica-id", "x\xff")], FETCH, ABORTED, "OTHER_REPLICA"),
+        (NAMED, "/", UNIMPLEMENTED, "NOT_HERE"),
+        ([], FETCH + "es", UNIMPLEMENTED, "NOT_HERE"),
+    ],
+)
+def test_who_means_something_else_gets_a_status(
+    server: DirectServer, headers: list[tuple[str, str]], path: str, status: int, reason: str
+) -> None:
+    before = counted("refusals_total", reason=reason)
+    with connected(server) as client:
+        found = client.answer(client.ask(b"a", path, headers))
+        assert (found.messages, found.status) == ([], status)
+        assert found.headers["penstock-replica-id"] == str(REPLICA)
+        expect(client, b"a")
+    assert counted("refusals_total", reason=reason) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("head", "request_", "status"),
+    [
+        (b"", b"", INVALID_ARGUMENT),
+        (b"", b"\0\0\0\0", INVALID_ARGUMENT),
+        (b"\0\0\0\0\2", b"a", INVALID_ARGUMENT),
+        (b"\0\0\0\0\2", b"abc", INVALID_ARGUMENT),
+        (b"\0\0\0\0\1a\0\0\0\0\1", b"b", INVALID_ARGUMENT),
+        (b"\0\xff\xff\xff\xff", b"ab", INVALID_ARGUMENT),
+        (b"\1\0\0\0\2", b"ab", UNIMPLEMENTED),
+    ],
+)
+def test_a_request_that_is_not_one_message_is_refused(
+    server: DirectServer, head: bytes, request_: bytes, status: int
+) -> None:
+    with connected(server) as client:
+        found = client.answer(client.ask(request_, head=head))
+        assert (found.messages, found.status) == ([], status)
+        expect(client, b"a")
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 4 << 20])
+def test_a_request_larger_than_any_is_not_kept(server: DirectServer, size: int) -> None:
     before = counted("refusals_total", reason="TOO_LARGE")
     with connected(server) as client:
-        client.sendall(struct.pack("<I", (1 << 20) + 1))
-        assert until_closed(client) == b""
+        found = client.answer(client.ask(bytes(size)))
+        assert (found.messages, found.status) == ([], RESOURCE_EXHAUSTED)
+        expect(client, b"a")
     assert counted("refusals_total", reason="TOO_LARGE") == before + 1
 
 
@@ -208,35 +401,43 @@ def test_the_largest_request_is_answered() -> None:
         yield Message(b"ok")
 
     with serving(measure) as server, connected(server) as client:
-        ask(client, bytes(1 << 20))
-        assert exactly(client, 10) == b"\2\0\0\0ok" + END
+        assert client.answer(client.ask(bytes(1 << 20))).messages == [b"ok"]
     assert found == [1 << 20]
 
 
-@pytest.mark.parametrize("begun", [b"", HELLO[:5], HELLO + b"\5", HELLO + b"\5\0\0\0abc"])
-def test_what_has_begun_and_does_not_go_on_is_cut_off(
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"", PREFACE[:5], PREFACE, PREFACE + b"\0\0\0"])
+def test_a_greeting_that_does_not_go_on_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(direct_connection, "SHORT_S", 0.05)
-    with serving() as server, connected(server, begun) as client:
-        assert until_closed(client) in (b"", HELLO)
+    monkeypatch.setattr(http2, "SHORT_S", 0.05)
+    with serving() as server, plainly_connected(server, begun) as client:
+        until_closed(client)
+        until(lambda: connections() == 0)
+
+
+def test_a_call_that_does_not_go_on_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2, "SHORT_S", 0.05)
+    with serving() as server, connected(server) as client:
+        client.ask(b"abc", whole=False)
+        client.until_closed()
         until(lambda: connections() == 0)
 
 
 def test_bytes_that_drip_do_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct_connection, "SHORT_S", 0.3)
+    monkeypatch.setattr(http2, "SHORT_S", 0.3)
     with serving() as server, connected(server) as client:
-        client.sendall(struct.pack("<I", 1 << 20))
-        client.settimeout(0.01)
+        stream = client.ask(b"", whole=False)
 
         def is_closed() -> bool:
             try:
-                client.sendall(b"x")
-                return client.recv(1) == b""
-            except TimeoutError:
-                return False
+                client.h2.send_data(stream, b"x")
+                client.flush()
             except (BrokenPipeError, ConnectionResetError):
                 return True
+            return False
 
         until(is_closed)
         until(lambda: connections() == 0)
@@ -244,42 +445,58 @@ def test_bytes_that_drip_do_not_hold_a_connection(monkeypatch: pytest.MonkeyPatc
 
 def test_a_silent_connection_is_closed() -> None:
     with serving(idle_s=0.05) as server, connected(server) as client:
-        assert until_closed(client) == b""
+        client.until_closed()
+
+
+def test_pings_do_not_keep_a_silent_connection_open() -> None:
+    with serving(idle_s=0.3) as server, connected(server) as client:
+        with contextlib.suppress(ConnectionError, AssertionError):
+            for number in itertools.count():
+                client.h2.ping(b"%8d" % number)
+                client.flush()
+                client.take()
+                time.sleep(0.01)
+        assert client.pongs > 3
+        until(lambda: connections() == 0)
 
 
 def test_who_asks_and_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct_connection, "SHORT_S", 0.05)
-    # Four bytes at a time it takes a million of them until a socket is full.
-    monkeypatch.setattr(direct_connection, "_REFUSED", bytes(1 << 20))
+    monkeypatch.setattr(http2, "SHORT_S", 0.05)
 
-    def ask_without_end(client: socket.socket) -> None:
+    def ping_without_end(client: Http2Client) -> None:
         while True:
-            ask(client, b"!" * 100)
+            for _ in range(1000):
+                client.h2.ping(bytes(8))
+            client.flush()
 
     with serving() as server, connected(server) as client:
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            ask_without_end(client)
+            ping_without_end(client)
         until(lambda: connections() == 0)
 
 
 def test_who_stops_reading_frames_is_cut_off_by_the_watch_of_streams() -> None:
-    streams, closed = Streams(4, 0.2), threading.Event()
+    for settings in ({}, {SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1}):
+        streams, closed = Streams(4, 0.2), threading.Event()
 
-    def endless(_: bytes, caller: Caller) -> Generator[Message]:
-        try:
-            with streams.admit(caller.peer(), caller.cancel) as stream:
-                while True:
-                    stream.sending()
-                    yield Message(bytes(1 << 20))
-                    stream.sent()
-        finally:
-            closed.set()
+        def endless(
+            _: bytes, caller: Caller, streams: Streams = streams, closed: threading.Event = closed
+        ) -> Generator[Message]:
+            try:
+                with streams.admit(caller.peer(), caller.cancel) as stream:
+                    while True:
+                        stream.sending()
+                        yield Message(bytes(1 << 20))
+                        stream.sent()
+            finally:
+                closed.set()
 
-    with serving(endless) as server, connected(server) as client:
-        ask(client, b"a")
-        exactly(client, 4)
-        assert closed.wait(10)
-        until(lambda: connections() == 0)
+        with serving(endless) as server, connected(server, settings=settings) as client:
+            if settings:
+                client.h2.increment_flow_control_window(2**31 - 1 - 65_535)
+            client.ask(b"a")
+            assert closed.wait(10)
+            until(lambda: connections() == 0)
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,11 +504,10 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     before = counted("refusals_total", reason="TOO_MANY")
     with serving() as server, contextlib.ExitStack() as stack:
         served = [stack.enter_context(connected(server)) for _ in range(2)]
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as third:
+        with plainly_connected(server) as third:
             assert until_closed(third) == b""
         for client in served:
-            ask(client, b"a")
-            expect(client, b"a", END)
+            expect(client, b"a")
     assert counted("refusals_total", reason="TOO_MANY") == before + 1
 
 
@@ -302,9 +518,53 @@ def test_clients_that_vanish_at_once_keep_nobody_from_being_served(server: Direc
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
     with connected(server) as client:
-        ask(client, b"a")
-        expect(client, b"a", END)
+        expect(client, b"a")
     until(lambda: connections() == 0)
+
+
+def conversation() -> bytes:
+    """What a client sends that makes a call, and does some other things."""
+    end = H2Connection(H2Configuration(client_side=True))
+    end.initiate_connection()
+    usual = {":method": "POST", ":scheme": "http", ":path": FETCH, ":authority": "test"}
+    end.send_headers(1, [*usual.items(), *NAMED])
+    end.send_data(1, struct.pack(">BI", 0, 3) + b"abc", end_stream=True)
+    end.ping(b"12345678")
+    end.increment_flow_control_window(1 << 20)
+    end.reset_stream(1)
+    return end.data_to_send()
+
+
+CONVERSATION = conversation()
+
+
+@pytest.fixture(scope="module")
+def lasting_server() -> Iterator[DirectServer]:
+    with serving() as server:
+        yield server
+
+
+@given(data=st.data())
+def test_whatever_comes_the_server_goes_on(lasting_server: DirectServer, data: Any) -> None:
+    recording = bytearray(CONVERSATION)
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(recording) - 1))
+        match data.draw(st.sampled_from(["flip", "cut", "insert", "repeat"])):
+            case "flip":
+                recording[at] ^= data.draw(st.integers(1, 255))
+            case "cut":
+                del recording[at : at + data.draw(st.integers(1, 40))]
+            case "insert":
+                recording[at:at] = data.draw(st.binary(max_size=40))
+            case _:
+                recording[at:at] = recording[at : at + data.draw(st.integers(1, 60))]
+        if not recording:
+            break
+    with plainly_connected(lasting_server, bytes(recording)) as client:
+        client.shutdown(socket.SHUT_WR)
+        until_closed(client)
+    with connected(lasting_server) as client:
+        expect(client, b"a")
 
 
 def test_a_system_without_threads_left_leaves_clients_to_grpc(
@@ -315,11 +575,10 @@ def test_a_system_without_threads_left_leaves_clients_to_grpc(
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", fail)
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        with plainly_connected(server) as client:
             assert until_closed(client) == b""
     with connected(server) as client:
-        ask(client, b"a")
-        expect(client, b"a", END)
+        expect(client, b"a")
 
 
 def test_draining_finishes_what_has_begun_and_closes_the_rest() -> None:
@@ -332,15 +591,17 @@ def test_draining_finishes_what_has_begun_and_closes_the_rest() -> None:
         yield Message(b"two" if caller.is_active() else b"cut")
 
     with serving(slow) as server, connected(server) as busy, connected(server) as idle:
-        ask(busy, b"a")
+        stream = busy.ask(b"a")
         assert begun.wait(10)
         server.drain()
-        assert until_closed(idle) == b""
+        idle.until_closed()
         stopping = threading.Thread(target=server.stop)
         stopping.start()
-        ask(busy, b"b")
         goes_on.set()
-        assert until_closed(busy) == b"\3\0\0\0one\3\0\0\0two" + END
+        busy.until_closed()
+        assert busy.answers[stream].messages == [b"one", b"two"]
+        assert busy.answers[stream].status == 0
+        assert busy.goodbye
         stopping.join(10)
         assert not stopping.is_alive()
         with pytest.raises(ConnectionRefusedError):
@@ -350,7 +611,7 @@ def test_draining_finishes_what_has_begun_and_closes_the_rest() -> None:
 def test_who_connects_while_it_drains_is_left_to_grpc(server: DirectServer) -> None:
     before = counted("refusals_total", reason="DRAINING")
     server.drain()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with plainly_connected(server) as client:
         assert until_closed(client) == b""
     assert counted("refusals_total", reason="DRAINING") == before + 1
 
@@ -366,8 +627,9 @@ def test_an_answer_that_nobody_reads_does_not_outlast_draining() -> None:
             ended.set()
 
     with serving(endless, drain_s=0.1) as server, connected(server) as client:
-        ask(client, b"a")
-        exactly(client, 4)
+        stream = client.ask(b"a")
+        while not client.answers[stream].data:
+            client.take()
         server.stop()
         assert ended.is_set()
 
@@ -394,12 +656,11 @@ REACHED = {
 def test_it_listens_where_grpc_does(host: str) -> None:
     if server_port.listened_addresses("test", "::", 0)[0][0] != socket.AF_INET6:
         pytest.skip("this machine has no IPv6")
-    server = DirectServer(host, 0, REPLICA, drain_s=0).start(answer)
+    server = DirectServer(host, 0, REPLICA, drain_s=0).start({FETCH: answer})
     try:
         for way in REACHED[host]:
-            with socket.create_connection((way, server.port), timeout=10) as client:
-                client.sendall(HELLO)
-                assert exactly(client, 16) == HELLO
+            with Http2Client((way, server.port)) as client:
+                expect(client, b"a")
     finally:
         server.stop()
 

@@ -1,0 +1,350 @@
+"""A server of gRPC over HTTP/2 for one client, whose answers are sent as they lie in files.
+
+See ``penstock.client.http2`` for why there is one besides grpcio's. It takes one call at a time: a
+client that has more waits, or makes more connections.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from h2 import events
+from h2.exceptions import H2Error
+from h2.settings import SettingCodes
+
+from penstock.client.http2 import (
+    CONTENT_TYPE,
+    FRAME_HEAD_BYTES,
+    MESSAGE_HEAD,
+    data_head,
+    h2_connection,
+    texts,
+)
+from penstock.errors import InvalidInput, LimitExceeded, PenstockError, Unsupported
+from penstock.server.errors import status_of
+
+__all__ = ["Abandoned", "Call", "GrpcConnection", "NextFrame", "NotHttp2", "Sendable"]
+
+MAX_REQUEST_BYTES = 1 << 20
+"""More than the largest request with all ids that one may have."""
+SHORT_S = 10.0
+"""For a greeting, for the rest of a call that has begun, and for a few bytes to be taken."""
+_PREFACE_BYTES = 24
+_PIECE_BYTES = 1 << 16
+_FIRST_WINDOW = 2**16 - 1
+"""Of a connection, as HTTP/2 has it."""
+_WINDOW = 1 << 20
+_SETTINGS = {SettingCodes.MAX_CONCURRENT_STREAMS: 1, SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW}
+_TEXT_CHARACTERS, _DETAIL_BYTES = 1024, 4096
+"""Of a status at most: clients take few kilobytes of headers, and refuse an answer with more."""
+_READABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+"""What the text of a status may hold as it is."""
+
+NextFrame = Callable[[int], tuple[bytes, int]]
+"""Given how many bytes are left of a message: what goes before the next, and how many follow."""
+
+
+class Abandoned(Exception):
+    """The client wants no more of this answer; the connection goes on."""
+
+
+class NotHttp2(ConnectionAbortedError):
+    """What the client sends is not HTTP/2 as it should be."""
+
+
+class Sendable(Protocol):
+    """A serialised message."""
+
+    def __len__(self) -> int:
+        """Its size in bytes."""
+        ...
+
+    def send(self, to: socket.socket, before: bytes, frame: NextFrame) -> None:
+        """Send ``before`` and the message, in frames; raises OSError when that fails in between."""
+        ...
+
+
+@dataclass
+class Call:
+    """What a client asks for.
+
+    Attributes:
+        stream_id: Where it is answered.
+        headers: All of them.
+        request: The one message, serialised.
+        fault: Why it cannot be answered; None where it can.
+    """
+
+    stream_id: int
+    headers: dict[str, str]
+    request: bytes = b""
+    fault: PenstockError | None = None
+
+    @property
+    def path(self) -> str:
+        """Of the method."""
+        return self.headers.get(":path", "")
+
+
+class GrpcConnection:
+    """A client; one thread serves it, any may :meth:`cancel` it.
+
+    Args:
+        client: What was accepted; closed by :meth:`close`.
+        peer: Where it is, for the log.
+        headers: Go before every answer.
+    """
+
+    def __init__(
+        self, client: socket.socket, peer: str, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        self._socket, self._peer = client, peer
+        self._headers = [(":status", "200"), ("content-type", CONTENT_TYPE), *headers]
+        # A descriptor that was closed may be another connection's by now: none is shut down then.
+        self._ending = threading.Lock()
+        self._active = True
+        self._h2 = h2_connection(client=False, settings=_SETTINGS)
+        self._preface_left, self._incoming = _PREFACE_BYTES, bytearray()
+        self._greeted = self._gone = False
+        self._asked: Call | None = None
+        self._asked_since_s = 0.0
+        self._taken = bytearray()
+        self._ready: Call | None = None
+        self._answered: Call | None = None
+        self._answer_begun = False
+
+    def peer(self) -> str:
+        """Where it is, for the log."""
+        return self._peer
+
+    def is_active(self) -> bool:
+        """Whether it still wants the answer under way, as far as is known."""
+        return self._active and self._answered is not None
+
+    def cancel(self) -> None:
+        """End what it is doing, and the connection, from any thread."""
+        with self._ending, contextlib.suppress(OSError):
+            if self._active:
+                self._active = False
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it; only the thread that serves it may."""
+        with self._ending:
+            self._active = False
+            self._socket.close()
+
+    def greet(self) -> bool:
+        """Exchange settings; whether the client speaks HTTP/2.
+
+        Raises:
+            OSError: The connection broke, or it took longer than ``SHORT_S``.
+        """
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(_WINDOW - _FIRST_WINDOW)
+        self._flush()
+        until = time.monotonic() + SHORT_S
+        while not self._greeted and not self._gone:
+            self._receive(until)
+        return self._greeted
+
+    def next_call(self, idle_s: float) -> Call | None:
+        """What the client asks for; None when it has gone, or has asked for nothing in ``idle_s``.
+
+        Raises:
+            OSError: The connection broke, or a call that had begun did not come to its end.
+        """
+        idle_until = time.monotonic() + idle_s
+        while self._ready is None and not self._gone:
+            until = idle_until if self._asked is None else self._asked_since_s + SHORT_S
+            try:
+                self._receive(until)
+            except TimeoutError:
+                if self._asked is None:
+                    return None
+                raise
+        self._answered, self._ready = self._ready, None
+        self._answer_begun = False
+        return self._answered
+
+    def send(self, message: Sendable) -> None:
+        """Send a message; a client that does not read is cut off by whoever watches streams.
+
+        Raises:
+            Abandoned: The client called the answer off.
+            OSError: It was not sent, or a part of it only: nothing else may follow.
+        """
+        call = self._wanted()
+        if not self._answer_begun:
+            self._answer_begun = True
+            self._h2.send_headers(call.stream_id, self._headers)
+        message.send(self._socket, MESSAGE_HEAD.pack(0, len(message)), self._frame)
+
+    def finish(self, error: PenstockError | None = None) -> None:
+        """End the answer: it is complete, or went wrong.
+
+        Raises:
+            OSError: The connection broke.
+        """
+        self._look()
+        call, self._answered = self._answered, None
+        if call is None:
+            return
+        headers = [] if self._answer_begun else self._headers
+        self._h2.send_headers(call.stream_id, [*headers, *_trailers(error)], end_stream=True)
+        self._flush()
+
+    def say_goodbye(self) -> None:
+        """Tell the client that nothing more is answered here.
+
+        Raises:
+            OSError: The connection broke.
+        """
+        self._h2.close_connection()
+        self._flush()
+
+    def _frame(self, left: int) -> tuple[bytes, int]:
+        """What goes before the next bytes of data, and how many the client takes in one frame.
+
+        Raises:
+            Abandoned: It called the answer off.
+            OSError: The connection broke.
+        """
+        while True:
+            self._look()
+            stream_id = self._wanted().stream_id
+            room = self._h2.local_flow_control_window(stream_id)
+            size = min(left, room, self._h2.max_outbound_frame_size)
+            if size > 0:
+                break
+            self._flush()
+            self._receive(None)
+        # What h2 counts when it sends the data itself.
+        self._h2.outbound_flow_control_window -= size
+        self._h2.streams[stream_id].outbound_flow_control_window -= size
+        return self._h2.data_to_send() + data_head(size, stream_id), size
+
+    def _wanted(self) -> Call:
+        if self._answered is None:
+            raise Abandoned
+        return self._answered
+
+    def _look(self) -> None:
+        """Take what the client has sent meanwhile; the socket blocks afterwards."""
+        if self._socket.gettimeout() is not None:
+            self._socket.settimeout(None)
+        try:
+            while not self._gone:
+                self._take(self._socket.recv(_PIECE_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return
+
+    def _receive(self, until: float | None) -> None:
+        """Wait for something from the client, and take it.
+
+        Raises:
+            OSError: The connection broke; TimeoutError when nothing came.
+        """
+        self._socket.settimeout(None if until is None else max(0.001, until - time.monotonic()))
+        self._take(self._socket.recv(_PIECE_BYTES))
+        self._flush()
+
+    def _take(self, data: bytes) -> None:
+        if not data:
+            self._gone, self._answered = True, None
+            return
+        preface = data[: self._preface_left]
+        self._preface_left -= len(preface)
+        self._give(preface)
+        self._incoming += data[len(preface) :]
+        whole = 0
+        while len(self._incoming) >= whole + FRAME_HEAD_BYTES:
+            size = int.from_bytes(self._incoming[whole : whole + 3], "big")
+            if size > self._h2.max_inbound_frame_size:
+                # h2 would gather all of it first.
+                raise NotHttp2(f"a frame of {size} bytes")
+            if len(self._incoming) < whole + FRAME_HEAD_BYTES + size:
+                break
+            whole += FRAME_HEAD_BYTES + size
+        self._give(self._incoming[:whole])
+        del self._incoming[:whole]
+
+    def _give(self, data: bytes | bytearray) -> None:
+        try:
+            for event in self._h2.receive_data(data):
+                self._note(event)
+        except H2Error as error:
+            with contextlib.suppress(OSError):
+                self._flush()  # it says what was wrong
+            raise NotHttp2(str(error)) from error
+
+    def _note(self, event: events.Event) -> None:
+        if isinstance(event, events.RemoteSettingsChanged):
+            self._greeted = True
+        elif isinstance(event, events.RequestReceived):
+            self._asked = Call(event.stream_id, texts(event.headers))
+            self._asked_since_s, self._taken = time.monotonic(), bytearray()
+        elif isinstance(event, events.DataReceived):
+            self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            # One byte too many is enough to see that it is too large.
+            room = MESSAGE_HEAD.size + MAX_REQUEST_BYTES + 1 - len(self._taken)
+            self._taken += (event.data or b"")[:room]
+        elif isinstance(event, events.StreamEnded) and self._asked is not None:
+            self._ready, self._asked = self._asked, None
+            self._ready.request, self._ready.fault = _message_in(self._taken)
+            self._taken = bytearray()
+        elif isinstance(event, events.StreamReset):
+            self._forget(event.stream_id)
+        elif isinstance(event, events.ConnectionTerminated):
+            self._gone, self._answered = True, None
+
+    def _forget(self, stream_id: int) -> None:
+        for name in ("_asked", "_ready", "_answered"):
+            call: Call | None = getattr(self, name)
+            if call is not None and call.stream_id == stream_id:
+                setattr(self, name, None)
+
+    def _flush(self) -> None:
+        if data := self._h2.data_to_send():
+            self._socket.settimeout(SHORT_S)
+            self._socket.sendall(data)
+
+
+def _message_in(taken: bytearray) -> tuple[bytes, PenstockError | None]:
+    """The one message of a request, or what is wrong with it."""
+    if len(taken) > MESSAGE_HEAD.size + MAX_REQUEST_BYTES:
+        error = f"the request has more than {MAX_REQUEST_BYTES} bytes: ask for less at a time"
+        return b"", LimitExceeded(error, reason="TOO_LARGE")
+    if len(taken) < MESSAGE_HEAD.size:
+        return b"", InvalidInput("a request is one message, this has none")
+    compressed, size = MESSAGE_HEAD.unpack_from(taken)
+    if compressed:
+        return b"", Unsupported("the request is compressed: send it as it is")
+    if size != len(taken) - MESSAGE_HEAD.size:
+        here = len(taken) - MESSAGE_HEAD.size
+        return b"", InvalidInput(f"a message of {size} bytes is announced, {here} are there")
+    return bytes(taken[MESSAGE_HEAD.size :]), None
+
+
+def _trailers(error: PenstockError | None) -> list[tuple[str, str]]:
+    if error is None:
+        return [("grpc-status", "0")]
+    status = status_of(error)
+    text = quote(status.details[:_TEXT_CHARACTERS], _READABLE)
+    trailers = [("grpc-status", str(status.code.value[0])), ("grpc-message", text)]
+    details: Any = status.trailing_metadata
+    return trailers + [
+        (name, base64.b64encode(value).decode().rstrip("="))
+        for name, value in details or ()
+        if len(value) <= _DETAIL_BYTES
+    ]
