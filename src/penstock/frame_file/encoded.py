@@ -24,6 +24,9 @@ _AHEAD_BYTES = 8 << 20
 _SEND_AHEAD_BYTES = 32 << 20
 """The same where nothing else is done meanwhile: a socket takes what is there at once."""
 
+_LOOKED_APART = 8
+"""Records from one that is looked for in memory to the next: a look is a call of the system."""
+
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
 """0 where Python was built without it: then what follows is always asked for."""
 
@@ -77,7 +80,7 @@ class EncodedRecords:
         self._locate()
         self._ends = np.zeros(len(wanted) + 1, np.int64)
         np.cumsum(self.image_bytes.sum(axis=1, dtype=np.int64), out=self._ends[1:])
-        self._advised = 0
+        self._advised = self._looked_from = 0
 
     @property
     def from_disk(self) -> bool:
@@ -130,8 +133,8 @@ class EncodedRecords:
             DamagedFile: A file ends too soon; some of the bytes may have been sent.
             OSError: The socket fails.
         """
-        first = int(np.searchsorted(self._ends, begin, "right")) - 1
-        last = int(np.searchsorted(self._ends, end))
+        first = int(self._ends.searchsorted(begin, "right")) - 1
+        last = int(self._ends.searchsorted(end))
         ends = self._ends[first : last + 1].tolist()
         for number in range(first, last):
             file = self._files[self._wanted[number][0]]
@@ -148,6 +151,9 @@ class EncodedRecords:
     def _hurry(self, number: int, descriptor: int, at: int) -> None:
         """Once a record is not in memory, have the system read the ones that follow meanwhile."""
         if not self._advised:
+            if number < self._looked_from:
+                return
+            self._looked_from = number + _LOOKED_APART
             try:
                 if _NO_WAIT and os.preadv(descriptor, [bytearray(1)], at, _NO_WAIT):
                     return
