@@ -37,9 +37,10 @@ REPLICA = "penstock-replica-id"
 """Header of a call and of its answer: which process is meant, and which one answers; decimal."""
 MESSAGE_HEAD = struct.Struct(">BI")
 """Of a message: whether it is compressed, and its size."""
-DATA, END_STREAM, PADDED = 0x0, 0x1, 0x8
-"""Type of the frames of data, and their flags."""
-GOAWAY, _WINDOW_UPDATE = 0x7, 0x8
+DATA, GOAWAY, _WINDOW_UPDATE = 0x0, 0x7, 0x8
+"""Types of frames."""
+END_STREAM, PADDED = 0x1, 0x8
+"""Flags of frames of data."""
 STREAM_ID_BITS = 2**31 - 1
 """The bit above them means nothing."""
 FRAME_HEAD_BYTES = 9

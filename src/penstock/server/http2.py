@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
+import select
 import socket
+import sys
+import termios
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from h2 import events
+from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
+from hpack import NeverIndexedHeaderTuple
 
 from penstock.client.http2 import (
     CONTENT_TYPE,
     FRAME_HEAD_BYTES,
+    GOAWAY,
     MESSAGE_HEAD,
     data_head,
     h2_connection,
@@ -43,8 +50,11 @@ _FIRST_WINDOW = 2**16 - 1
 """Of a connection, as HTTP/2 has it."""
 _WINDOW = 1 << 20
 _SETTINGS = {SettingCodes.MAX_CONCURRENT_STREAMS: 1, SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW}
-_TEXT_CHARACTERS, _DETAIL_BYTES = 1024, 4096
-"""Of a status at most: clients take few kilobytes of headers, and refuse an answer with more."""
+_TEXT_BYTES = _DETAIL_BYTES = 2048
+"""Of a status at most: clients take eight kilobytes of headers, and refuse an answer with more."""
+_LOOK_S = 0.05
+_EARLY_STREAMS = 100
+"""Calls that a client may make before it has read that one at a time is taken; they are refused."""
 _READABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 """What the text of a status may hold as it is."""
 
@@ -101,19 +111,28 @@ class GrpcConnection:
         client: What was accepted; closed by :meth:`close`.
         peer: Where it is, for the log.
         headers: Go before every answer.
+        ending: Can be read once no more calls are taken.
     """
 
     def __init__(
-        self, client: socket.socket, peer: str, headers: Sequence[tuple[str, str]] = ()
+        self,
+        client: socket.socket,
+        peer: str,
+        headers: Sequence[tuple[str, str]],
+        ending: socket.socket,
     ) -> None:
         self._socket, self._peer = client, peer
+        self._news = select.poll()
+        self._news.register(client, select.POLLIN)
+        self._news.register(ending, select.POLLIN)
+        self._ending_descriptor = ending.fileno()
         self._headers = [(":status", "200"), ("content-type", CONTENT_TYPE), *headers]
         # A descriptor that was closed may be another connection's by now: none is shut down then.
-        self._ending = threading.Lock()
+        self._closing = threading.Lock()
         self._active = True
         self._h2 = h2_connection(client=False, settings=_SETTINGS)
         self._preface_left, self._incoming = _PREFACE_BYTES, bytearray()
-        self._greeted = self._gone = False
+        self._greeted = self._gone = self._leaving = False
         self._asked: Call | None = None
         self._asked_since_s = 0.0
         self._taken = bytearray()
@@ -131,14 +150,14 @@ class GrpcConnection:
 
     def cancel(self) -> None:
         """End what it is doing, and the connection, from any thread."""
-        with self._ending, contextlib.suppress(OSError):
+        with self._closing, contextlib.suppress(OSError):
             if self._active:
                 self._active = False
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close it; only the thread that serves it may."""
-        with self._ending:
+        with self._closing:
             self._active = False
             self._socket.close()
 
@@ -151,6 +170,9 @@ class GrpcConnection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._h2.initiate_connection()
+        self._h2.local_settings = Settings(
+            client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: _EARLY_STREAMS}
+        )
         self._h2.increment_flow_control_window(_WINDOW - _FIRST_WINDOW)
         self._flush()
         until = time.monotonic() + SHORT_S
@@ -159,20 +181,23 @@ class GrpcConnection:
         return self._greeted
 
     def next_call(self, idle_s: float) -> Call | None:
-        """What the client asks for; None when it has gone, or has asked for nothing in ``idle_s``.
+        """What the client asks for; None when there will be nothing more.
+
+        That is so when it has gone, has asked for nothing in ``idle_s`` seconds, or no more calls
+        are taken.
 
         Raises:
             OSError: The connection broke, or a call that had begun did not come to its end.
         """
+        self._flush()  # what a call that was called off has left
         idle_until = time.monotonic() + idle_s
         while self._ready is None and not self._gone:
-            until = idle_until if self._asked is None else self._asked_since_s + SHORT_S
-            try:
-                self._receive(until)
-            except TimeoutError:
-                if self._asked is None:
-                    return None
-                raise
+            if self._asked is not None:
+                self._receive(self._asked_since_s + SHORT_S)
+            elif self._leaving or not self._has_news(idle_until):
+                return None
+            else:
+                self._receive(time.monotonic() + SHORT_S)
         self._answered, self._ready = self._ready, None
         self._answer_begun = False
         return self._answered
@@ -187,11 +212,12 @@ class GrpcConnection:
         call = self._wanted()
         if not self._answer_begun:
             self._answer_begun = True
-            self._h2.send_headers(call.stream_id, self._headers)
+            with _own_faults():
+                self._h2.send_headers(call.stream_id, self._headers)
         message.send(self._socket, MESSAGE_HEAD.pack(0, len(message)), self._frame)
 
-    def finish(self, error: PenstockError | None = None) -> None:
-        """End the answer: it is complete, or went wrong.
+    def finish(self, error: PenstockError | None = None) -> bool:
+        """End the answer: it is complete, or went wrong; whether the client still wanted it.
 
         Raises:
             OSError: The connection broke.
@@ -199,19 +225,35 @@ class GrpcConnection:
         self._look()
         call, self._answered = self._answered, None
         if call is None:
-            return
+            return False
         headers = [] if self._answer_begun else self._headers
-        self._h2.send_headers(call.stream_id, [*headers, *_trailers(error)], end_stream=True)
+        with _own_faults():
+            self._h2.send_headers(call.stream_id, [*headers, *_trailers(error)], end_stream=True)
         self._flush()
+        return True
 
-    def say_goodbye(self) -> None:
-        """Tell the client that nothing more is answered here.
+    def part(self) -> None:
+        """Tell the client that nothing more is answered, and let it take what is on its way.
 
         Raises:
-            OSError: The connection broke.
+            OSError: The connection broke, or it took nothing for ``SHORT_S``.
         """
-        self._h2.close_connection()
+        if self._gone:
+            return
+        with _own_faults():
+            self._h2.close_connection()
         self._flush()
+        self._socket.shutdown(socket.SHUT_WR)
+        # Closed with something unread, the system would drop what it has not sent yet.
+        self._socket.settimeout(_LOOK_S)
+        left, until = _unsent_bytes(self._socket), time.monotonic() + SHORT_S
+        while left and self._active and time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                if not self._socket.recv(_PIECE_BYTES):
+                    time.sleep(_LOOK_S)
+            before, left = left, _unsent_bytes(self._socket)
+            if left < before:
+                until = time.monotonic() + SHORT_S
 
     def _frame(self, left: int) -> tuple[bytes, int]:
         """What goes before the next bytes of data, and how many the client takes in one frame.
@@ -227,6 +269,8 @@ class GrpcConnection:
             size = min(left, room, self._h2.max_outbound_frame_size)
             if size > 0:
                 break
+            # Of what was to go with the frames that cannot follow now, nothing may wait here.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._flush()
             self._receive(None)
         # What h2 counts when it sends the data itself.
@@ -240,14 +284,18 @@ class GrpcConnection:
         return self._answered
 
     def _look(self) -> None:
-        """Take what the client has sent meanwhile; the socket blocks afterwards."""
+        """Take some of what the client has sent meanwhile; the socket blocks afterwards."""
         if self._socket.gettimeout() is not None:
             self._socket.settimeout(None)
-        try:
-            while not self._gone:
+        with contextlib.suppress(BlockingIOError):
+            if not self._gone:
                 self._take(self._socket.recv(_PIECE_BYTES, socket.MSG_DONTWAIT))
-        except BlockingIOError:
-            return
+
+    def _has_news(self, until: float) -> bool:
+        """Wait for something from the client; whether it came while calls are taken."""
+        left_ms = max(0, int((until - time.monotonic()) * 1e3))
+        ready = [descriptor for descriptor, _ in self._news.poll(left_ms)]
+        return bool(ready) and self._ending_descriptor not in ready
 
     def _receive(self, until: float | None) -> None:
         """Wait for something from the client, and take it.
@@ -255,7 +303,10 @@ class GrpcConnection:
         Raises:
             OSError: The connection broke; TimeoutError when nothing came.
         """
-        self._socket.settimeout(None if until is None else max(0.001, until - time.monotonic()))
+        left_s = None if until is None else until - time.monotonic()
+        if left_s is not None and left_s <= 0:
+            raise TimeoutError("timed out")
+        self._socket.settimeout(left_s)
         self._take(self._socket.recv(_PIECE_BYTES))
         self._flush()
 
@@ -267,17 +318,19 @@ class GrpcConnection:
         self._preface_left -= len(preface)
         self._give(preface)
         self._incoming += data[len(preface) :]
-        whole = 0
-        while len(self._incoming) >= whole + FRAME_HEAD_BYTES:
-            size = int.from_bytes(self._incoming[whole : whole + 3], "big")
+        while len(self._incoming) >= FRAME_HEAD_BYTES:
+            size, kind = int.from_bytes(self._incoming[:3], "big"), self._incoming[3]
             if size > self._h2.max_inbound_frame_size:
                 # h2 would gather all of it first.
                 raise NotHttp2(f"a frame of {size} bytes")
-            if len(self._incoming) < whole + FRAME_HEAD_BYTES + size:
+            if len(self._incoming) < FRAME_HEAD_BYTES + size:
                 break
-            whole += FRAME_HEAD_BYTES + size
-        self._give(self._incoming[:whole])
-        del self._incoming[:whole]
+            if kind == GOAWAY:
+                # For h2 everything would be over, also the call that the client still waits for.
+                self._leaving = True
+            else:
+                self._give(self._incoming[: FRAME_HEAD_BYTES + size])
+            del self._incoming[: FRAME_HEAD_BYTES + size]
 
     def _give(self, data: bytes | bytearray) -> None:
         try:
@@ -292,21 +345,24 @@ class GrpcConnection:
         if isinstance(event, events.RemoteSettingsChanged):
             self._greeted = True
         elif isinstance(event, events.RequestReceived):
+            if self._asked or self._ready or self._answered:
+                self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+                return
             self._asked = Call(event.stream_id, texts(event.headers))
             self._asked_since_s, self._taken = time.monotonic(), bytearray()
         elif isinstance(event, events.DataReceived):
             self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            # One byte too many is enough to see that it is too large.
-            room = MESSAGE_HEAD.size + MAX_REQUEST_BYTES + 1 - len(self._taken)
-            self._taken += (event.data or b"")[:room]
-        elif isinstance(event, events.StreamEnded) and self._asked is not None:
-            self._ready, self._asked = self._asked, None
-            self._ready.request, self._ready.fault = _message_in(self._taken)
-            self._taken = bytearray()
+            if self._asked is not None and self._asked.stream_id == event.stream_id:
+                # One byte too many is enough to see that it is too large.
+                room = MESSAGE_HEAD.size + MAX_REQUEST_BYTES + 1 - len(self._taken)
+                self._taken += (event.data or b"")[:room]
+        elif isinstance(event, events.StreamEnded):
+            call = self._asked
+            if call is not None and call.stream_id == event.stream_id:
+                call.request, call.fault = _message_in(self._taken)
+                self._ready, self._asked, self._taken = call, None, bytearray()
         elif isinstance(event, events.StreamReset):
             self._forget(event.stream_id)
-        elif isinstance(event, events.ConnectionTerminated):
-            self._gone, self._answered = True, None
 
     def _forget(self, stream_id: int) -> None:
         for name in ("_asked", "_ready", "_answered"):
@@ -336,15 +392,37 @@ def _message_in(taken: bytearray) -> tuple[bytes, PenstockError | None]:
     return bytes(taken[MESSAGE_HEAD.size :]), None
 
 
-def _trailers(error: PenstockError | None) -> list[tuple[str, str]]:
+def _trailers(error: PenstockError | None) -> list[Any]:
     if error is None:
         return [("grpc-status", "0")]
     status = status_of(error)
-    text = quote(status.details[:_TEXT_CHARACTERS], _READABLE)
-    trailers = [("grpc-status", str(status.code.value[0])), ("grpc-message", text)]
-    details: Any = status.trailing_metadata
-    return trailers + [
+    text: str = status.details
+    while len(quote(text, _READABLE)) > _TEXT_BYTES:
+        text = text[: len(text) * 3 // 4]
+    told = [("grpc-message", quote(text, _READABLE))]
+    # Details repeat the text, and clients compare the two.
+    details: Any = status.trailing_metadata if text == status.details else None
+    told += [
         (name, base64.b64encode(value).decode().rstrip("="))
         for name, value in details or ()
         if len(value) <= _DETAIL_BYTES
     ]
+    # Each is another one: neither end is to remember it.
+    never_again = [NeverIndexedHeaderTuple(*each) for each in told]
+    return [("grpc-status", str(status.code.value[0])), *never_again]
+
+
+@contextlib.contextmanager
+def _own_faults() -> Generator[None]:
+    """What h2 does not send any more, as a connection that broke."""
+    try:
+        yield
+    except H2Error as error:
+        raise NotHttp2(f"nothing can be sent: {error}") from error
+
+
+def _unsent_bytes(connection: socket.socket) -> int:
+    """What the system has still to send, or has sent without hearing that it came."""
+    held = bytearray(4)
+    fcntl.ioctl(connection, termios.TIOCOUTQ, held)
+    return int.from_bytes(held, sys.byteorder)

@@ -114,6 +114,7 @@ def answered(
                     return b"frame", min(left, frame_bytes)
 
                 size = len(message)
+                assert size <= 4 << 20  # what clients of gRPC take
                 message.send(ours, struct.pack("<I", size), frame)
                 assert lefts == list(range(size + 4, 0, -frame_bytes))
     finally:

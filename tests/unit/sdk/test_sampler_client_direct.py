@@ -1302,3 +1302,24 @@ def test_a_replica_is_asked_for_two_parts_at_a_time_while_its_port_carries_them(
         assert replica.load(0.0).free == 0
     finally:
         replica.close()
+
+
+def test_a_peer_that_says_all_but_a_greeting_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(direct_line, "_CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def ping():
+            peer, _ = listening.accept()
+            with peer, contextlib.suppress(OSError):
+                while True:
+                    peer.sendall(b"\0\0\x08\x06\0\0\0\0\0" + bytes(8))
+
+        pinging = threading.Thread(target=ping)
+        pinging.start()
+        line = direct_line.Line(listening.getsockname())
+        try:
+            with pytest.raises(TimeoutError):
+                line.connect(REPLICA)
+        finally:
+            line.close()
+            pinging.join()

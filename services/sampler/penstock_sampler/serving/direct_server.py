@@ -49,6 +49,14 @@ def what_is_missing() -> str:
     return ""
 
 
+class _Broken(Exception):
+    """A connection over which nothing more can go, unlike what an answer itself fails by."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class DirectServer:
     """One port; a thread for each connection.
 
@@ -71,7 +79,6 @@ class DirectServer:
         self._drain_s, self._idle_s = drain_s, idle_s
         self._changed = threading.Condition()
         self._connections: set[GrpcConnection] = set()
-        self._busy: set[GrpcConnection] = set()
         self._draining = False
         self._drained_by = 0.0
         if port > _LAST_PORT:
@@ -90,6 +97,8 @@ class DirectServer:
                 reason="DIRECT_PORT",
             ) from error
         self.port: int = self._listening.getsockname()[1]
+        # Can be read, by all connections, once the other end is closed.
+        self._ending, self._going_on = socket.socketpair()
 
     def start(self, methods: Mapping[str, Answer]) -> Self:
         """Begin to accept connections.
@@ -109,9 +118,7 @@ class DirectServer:
             if not self._draining:
                 self._draining = True
                 self._drained_by = time.monotonic() + self._drain_s
-            idle = self._connections - self._busy
-        for connection in idle:
-            connection.cancel()
+                self._going_on.close()
 
     def stop(self) -> None:
         """Accept no more, let answers under way finish, close all connections."""
@@ -126,6 +133,7 @@ class DirectServer:
             for connection in self._connections:
                 connection.cancel()
             self._changed.wait_for(lambda: not self._connections, _STOP_S)
+        self._ending.close()
 
     def _accept(self) -> None:
         failing = False
@@ -143,7 +151,8 @@ class DirectServer:
                 continue
             failing = False
             peer = f"direct:{address[0]}:{address[1]}"
-            self._admit(GrpcConnection(client, peer, [(REPLICA, self._replica)]))
+            named = [(REPLICA, self._replica)]
+            self._admit(GrpcConnection(client, peer, named, self._ending))
 
     def _admit(self, connection: GrpcConnection) -> None:
         with self._changed:
@@ -170,16 +179,8 @@ class DirectServer:
         try:
             if connection.greet():
                 while (call := connection.next_call(self._idle_s)) is not None:
-                    with self._changed:
-                        self._busy.add(connection)
-                        draining = self._draining
-                    self._reply(connection, call, draining=draining)
-                    with self._changed:
-                        self._busy.discard(connection)
-                        draining = self._draining
-                    if draining:
-                        connection.say_goodbye()
-                        return
+                    self._reply(connection, call)
+                connection.part()
         except NotHttp2 as error:
             metrics.DIRECT_REFUSALS.labels("NOT_HTTP2").inc()
             log.info("no client of ours", peer=connection.peer(), error=str(error))
@@ -192,11 +193,10 @@ class DirectServer:
         connection.close()
         with self._changed:
             self._connections.discard(connection)
-            self._busy.discard(connection)
             metrics.DIRECT_CONNECTIONS.set(len(self._connections))
             self._changed.notify_all()
 
-    def _reply(self, connection: GrpcConnection, call: Call, *, draining: bool) -> None:
+    def _reply(self, connection: GrpcConnection, call: Call) -> None:
         """Answer a call.
 
         Raises:
@@ -204,28 +204,27 @@ class DirectServer:
         """
         fault: PenstockError | None = None
         try:
-            answer = self._answer_of(call, draining=draining)
+            answer = self._answer_of(call)
             with contextlib.closing(answer(call.request, connection)) as messages:
                 for message in messages:
                     _send_whole(connection, message)
         except Abandoned:
             log.debug("called off", peer=connection.peer())
             return
-        except OSError:
-            raise
+        except _Broken as broken:
+            raise broken.error from broken
         except PenstockError as error:
             fault = error
             log.debug("left to the other port", peer=connection.peer(), reason=error.reason)
         except Exception as error:
             fault = as_penstock_error(error)
             log.exception("direct answer failed", peer=connection.peer())
-        if fault is None:
-            metrics.DIRECT_ANSWERS.inc()
-        else:
+        if fault is not None:
             metrics.DIRECT_REFUSALS.labels(fault.reason).inc()
-        connection.finish(fault)
+        if connection.finish(fault) and fault is None:
+            metrics.DIRECT_ANSWERS.inc()
 
-    def _answer_of(self, call: Call, *, draining: bool) -> Answer:
+    def _answer_of(self, call: Call) -> Answer:
         """What answers a call.
 
         Raises:
@@ -233,7 +232,7 @@ class DirectServer:
         """
         if call.fault is not None:
             raise call.fault
-        if draining:
+        if self._draining:
             raise Unavailable("this server is ending: ask another one", reason="DRAINING")
         if call.headers.get(REPLICA, self._replica) != self._replica:
             raise Conflict(f"this is replica {self._replica}", reason="OTHER_REPLICA")
@@ -251,8 +250,10 @@ def _send_whole(connection: GrpcConnection, message: Sendable) -> None:
     """Send a message; after a part of one nothing can be said any more but that it is over."""
     try:
         connection.send(message)
-    except (OSError, Abandoned):
+    except Abandoned:
         raise
+    except OSError as error:
+        raise _Broken(error) from error
     except Exception as error:
         log.exception("direct message failed", peer=connection.peer())
-        raise ConnectionAbortedError("a message failed on its way") from error
+        raise _Broken(ConnectionAbortedError("a message failed on its way")) from error

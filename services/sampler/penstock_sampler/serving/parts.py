@@ -42,8 +42,10 @@ class CutPart:
     following: list[int]
 
 
-def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
+def cut(read: Observations, part_bytes: int, row_bytes: int) -> Iterator[CutPart]:
     """Cut what was read into parts of at most ``part_bytes``, but of one row at least.
+
+    ``row_bytes`` is what a row takes besides its encoded images.
 
     An observation that rows of two parts show goes into both.
     """
@@ -52,7 +54,7 @@ def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
     current: list[int] = read.current.tolist()
     following: list[int] = read.following.tolist()
     # Plain numbers: a part has a few rows, for which arrays cost more than they give.
-    for start, stop in _rows(current, following, sizes, part_bytes):
+    for start, stop in _rows(current, following, sizes, part_bytes, row_bytes):
         used = sorted({*current[start:stop], *following[start:stop]})
         places = {shown: place for place, shown in enumerate(used)}
         ranges: list[tuple[int, int]] = []
@@ -74,18 +76,18 @@ def cut(read: Observations, part_bytes: int) -> Iterator[CutPart]:
 
 
 def _rows(
-    current: list[int], following: list[int], sizes: list[int], part_bytes: int
+    current: list[int], following: list[int], sizes: list[int], part_bytes: int, row_bytes: int
 ) -> Iterator[tuple[int, int]]:
     start, held_bytes = 0, 0
     part_of = [-1] * len(sizes)  # the part, named by its first row, that holds an observation
     for row, (shown, after) in enumerate(zip(current, following, strict=True)):
-        added_bytes = 0 if part_of[shown] == start else sizes[shown]
+        added_bytes = row_bytes + (0 if part_of[shown] == start else sizes[shown])
         if after != shown and part_of[after] != start:
             added_bytes += sizes[after]
         if row > start and held_bytes + added_bytes > part_bytes:
             yield start, row
             start, held_bytes = row, 0
-            added_bytes = sizes[shown] + (sizes[after] if after != shown else 0)
+            added_bytes = row_bytes + sizes[shown] + (sizes[after] if after != shown else 0)
         part_of[shown] = part_of[after] = start
         held_bytes += added_bytes
     if len(current) > start:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 
 from h2 import events
+from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
@@ -115,8 +117,11 @@ class Line:
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_WINDOW - _FIRST_WINDOW)
         self._flush()
+        until = time.monotonic() + _CONNECT_S
         while not self._greeted:
             self._take_frame()
+            if time.monotonic() > until:
+                raise TimeoutError("no greeting comes")
         self._socket.settimeout(_SILENCE_S)
 
     def ask(self, request: bytes) -> None:
@@ -157,6 +162,9 @@ class Line:
                 continue
             piece, left = bytes(left[:size]), left[size:]
             self._h2.send_data(self._stream_id, piece, end_stream=not left)
+        if left:
+            with contextlib.suppress(H2Error):  # where the server has not done so
+                self._h2.reset_stream(self._stream_id, ErrorCodes.CANCEL)
         self._flush()
 
     def receive(self) -> memoryview | None:
@@ -192,6 +200,7 @@ class Line:
 
         Raises:
             OSError: It does not come.
+            Refused: It has another status.
         """
         self._socket.settimeout(_END_S)
         try:

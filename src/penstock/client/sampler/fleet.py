@@ -144,7 +144,7 @@ class Fleet:
             self._wake.set()
 
     def _note_direct_fault(self, replica: Replica) -> None:
-        """Another process may be there by now, which calls over gRPC do not show."""
+        """Another process may be there by now, which calls at the other port do not show."""
         with self.changed:
             replica.next_try = min(replica.next_try, time.monotonic())
         if self.on_direct_fault is not None:

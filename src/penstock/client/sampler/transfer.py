@@ -39,7 +39,7 @@ class TransferStatistics:
         local_faults: Times that a cached file of the same machine, or the socket that hands it out,
             could not be used; its rows came over the wire.
         direct_faults: Times that a replica's direct port could not be reached or broke off; its
-            rows came over gRPC.
+            rows came from its other port.
         wait_s: Seconds a consumer waited for batches: starvation.
         loop_s: Seconds between the first and the last batch given out, with all waiting.
         replicas: By address.

@@ -25,15 +25,16 @@ def test_each_part_holds_just_what_its_rows_show(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(size, min_size=count, max_size=count))
     index = st.integers(0, count - 1)
     shown = data.draw(st.lists(st.tuples(index, index), max_size=15))
-    limit = data.draw(st.integers(1, 60))
+    limit, row_bytes = data.draw(st.integers(1, 60)), data.draw(st.integers(0, 20))
     next_row = 0
     read = observations(sizes, shown)
-    for part in cut(read, limit):
+    for part in cut(read, limit, row_bytes):
         assert part.start == next_row < part.stop
         next_row = part.stop
         together = b"".join(read.read()[begin:end] for begin, end in part.ranges)
         assert len(together) == part.size_bytes == part.image_bytes.sum()
-        assert part.size_bytes <= limit or part.stop - part.start == 1
+        rows = part.stop - part.start
+        assert part.size_bytes + rows * row_bytes <= limit or rows == 1
         ends = np.cumsum(part.image_bytes.sum(axis=1))
         seen: list[int] = []
         for row in range(part.start, part.stop):
@@ -50,5 +51,5 @@ def test_each_part_holds_just_what_its_rows_show(data: st.DataObject) -> None:
 
 def test_neighbours_leave_as_one_piece() -> None:
     read = observations([[4], [4], [4], [4], [4]], [(3, 4), (0, 1), (1, 1)])
-    (part,) = cut(read, 100)
+    (part,) = cut(read, 100, 0)
     assert part.ranges == [(0, 8), (12, 20)]
