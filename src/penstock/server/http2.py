@@ -235,8 +235,10 @@ class GrpcConnection:
     def part(self) -> None:
         """Tell the client that nothing more is answered, and let it take what is on its way.
 
+        One that takes nothing for ``SHORT_S`` is not waited for.
+
         Raises:
-            OSError: The connection broke, or it took nothing for ``SHORT_S``.
+            OSError: The connection broke.
         """
         if self._gone:
             return
