@@ -26,6 +26,7 @@ __all__ = [
     "PADDED",
     "REPLICA",
     "STREAM_ID_BITS",
+    "Http2End",
     "data_head",
     "h2_connection",
     "texts",
@@ -47,13 +48,19 @@ FRAME_HEAD_BYTES = 9
 _FRAME_HEAD = struct.Struct(">BHBBI")
 
 
-class _Connection(H2Connection):
+class Http2End(H2Connection):
+    """One end of a connection."""
+
     # It remembers so many streams of the past, for the sake of frames that come late. A connection
     # here lives for thousands of them, one at a time.
     MAX_CLOSED_STREAMS = 16
 
+    def let_go(self) -> None:
+        """Free its memory now, not when Python next looks for cycles; the last call of all."""
+        self.__dict__.clear()
 
-def h2_connection(*, client: bool, settings: dict[SettingCodes, int]) -> H2Connection:
+
+def h2_connection(*, client: bool, settings: dict[SettingCodes, int]) -> Http2End:
     """One end of a connection, with settings of its own from the first frame on."""
     config = H2Configuration(
         client_side=client,
@@ -63,7 +70,7 @@ def h2_connection(*, client: bool, settings: dict[SettingCodes, int]) -> H2Conne
         validate_outbound_headers=False,
         normalize_outbound_headers=False,
     )
-    connection = _Connection(config)
+    connection = Http2End(config)
     connection.local_settings = Settings(client=client, initial_values=settings)
     connection.max_inbound_frame_size = connection.local_settings.max_frame_size
     return connection

@@ -160,6 +160,7 @@ class GrpcConnection:
         with self._closing:
             self._active = False
             self._socket.close()
+        self._h2.let_go()
 
     def greet(self) -> bool:
         """Exchange settings; whether the client speaks HTTP/2.

@@ -8,6 +8,7 @@ import queue
 import socket
 import struct
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -1323,3 +1324,19 @@ def test_a_peer_that_says_all_but_a_greeting_is_not_waited_for(monkeypatch):
         finally:
             line.close()
             pinging.join()
+
+
+def test_a_connection_that_ended_leaves_nothing_for_the_collector(port_of, grpc):
+    gc.collect()
+    gc.disable()
+    try:
+        with Server([WHOLE]) as server:
+            port = port_of(server)
+            rows_of(port.fetch(REQUEST, grpc))
+            ((line, _),) = port._idle
+            left = weakref.ref(line._h2)
+            del line
+            port.close()
+            assert left() is None
+    finally:
+        gc.enable()

@@ -226,6 +226,7 @@ class Line:
         with self._ending:
             self._open = False
             self._socket.close()
+        self._h2.let_go()
 
     def _fill_from_stream(self, view: memoryview) -> int:
         """Bytes of the answer's messages; how many came before it ended."""

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import random
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -582,6 +584,20 @@ def test_who_stops_reading_frames_is_cut_off_by_the_watch_of_streams() -> None:
             client.ask(b"a")
             assert closed.wait(10)
             until(lambda: connections() == 0)
+
+
+def test_a_connection_that_ended_leaves_nothing_for_the_collector(server: DirectServer) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with connected(server) as client:
+            expect(client, b"a")
+            (connection,) = server._connections
+            left = weakref.ref(connection._h2)
+            del connection
+        until(lambda: left() is None)
+    finally:
+        gc.enable()
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
