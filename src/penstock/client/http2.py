@@ -20,6 +20,7 @@ __all__ = [
     "CONTENT_TYPE",
     "DATA",
     "END_STREAM",
+    "FIRST_WINDOW",
     "FRAME_HEAD_BYTES",
     "GOAWAY",
     "MESSAGE_HEAD",
@@ -42,6 +43,8 @@ DATA, GOAWAY, _WINDOW_UPDATE = 0x0, 0x7, 0x8
 """Types of frames."""
 END_STREAM, PADDED = 0x1, 0x8
 """Flags of frames of data."""
+FIRST_WINDOW = 2**16 - 1
+"""Of a connection, in bytes; it can only be opened wider."""
 STREAM_ID_BITS = 2**31 - 1
 """The bit above them means nothing."""
 FRAME_HEAD_BYTES = 9

@@ -28,6 +28,7 @@ from hpack import NeverIndexedHeaderTuple
 
 from penstock.client.http2 import (
     CONTENT_TYPE,
+    FIRST_WINDOW,
     FRAME_HEAD_BYTES,
     GOAWAY,
     MESSAGE_HEAD,
@@ -46,8 +47,6 @@ SHORT_S = 10.0
 """For a greeting, for the rest of a call that has begun, and for a few bytes to be taken."""
 _PREFACE_BYTES = 24
 _PIECE_BYTES = 1 << 16
-_FIRST_WINDOW = 2**16 - 1
-"""Of a connection, as HTTP/2 has it."""
 _WINDOW = 1 << 20
 _SETTINGS = {SettingCodes.MAX_CONCURRENT_STREAMS: 1, SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW}
 _TEXT_BYTES = _DETAIL_BYTES = 2048
@@ -174,7 +173,7 @@ class GrpcConnection:
         self._h2.local_settings = Settings(
             client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: _EARLY_STREAMS}
         )
-        self._h2.increment_flow_control_window(_WINDOW - _FIRST_WINDOW)
+        self._h2.increment_flow_control_window(_WINDOW - FIRST_WINDOW)
         self._flush()
         until = time.monotonic() + SHORT_S
         while not self._greeted and not self._gone:

@@ -17,6 +17,7 @@ from penstock.client.http2 import (
     CONTENT_TYPE,
     DATA,
     END_STREAM,
+    FIRST_WINDOW,
     FRAME_HEAD_BYTES,
     GOAWAY,
     MESSAGE_HEAD,
@@ -44,8 +45,6 @@ _WOKEN_BYTES = 256 << 10
 _HEADS_BYTES = 1 << 10
 """Come with what they stand before, so that nobody waits for them for long."""
 _WINDOW = 2**31 - 1
-_FIRST_WINDOW = 2**16 - 1
-"""Of a connection, as HTTP/2 has it."""
 _REOPENED_BYTES = 1 << 30
 _MAX_FRAME_BYTES = 2**24 - 1
 _MAX_CONTROL_BYTES = 1 << 16
@@ -115,7 +114,7 @@ class Line:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._buffer = bytearray(_FIRST_BUFFER_BYTES)
         self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(_WINDOW - _FIRST_WINDOW)
+        self._h2.increment_flow_control_window(_WINDOW - FIRST_WINDOW)
         self._flush()
         until = time.monotonic() + _CONNECT_S
         while not self._greeted:
