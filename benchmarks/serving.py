@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import psutil
 from penstock import Plan, SamplerClient
 from penstock.client.health import check_health
 from penstock.errors import PenstockError
+from penstock.server.port import free_port
 from penstock.targets import Target
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "cached_files",
     "cpu_s",
     "fill_cache",
-    "free_port",
     "running_server",
 ]
 
@@ -150,10 +149,3 @@ def anonymous_bytes(processes: Sequence[psutil.Process]) -> int:
             anonymous += 1024 * int(sizes["RssAnon"].split()[0])
             shared = max(shared, 1024 * int(sizes["RssShmem"].split()[0]))
     return anonymous + shared
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -37,8 +37,10 @@ from report import machine, write_results
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from serving import Server, anonymous_bytes, cached_files, free_port, running_server
+from serving import Server, anonymous_bytes, cached_files, running_server
 from soak_clients import STALL_S, Clients
+
+from penstock.server.port import free_port
 
 A_DAY_MINUTES = 20.0
 A_DAY = {

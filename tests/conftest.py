@@ -7,7 +7,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 import structlog
-from service_process import free_port
+
+from penstock.server.port import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 

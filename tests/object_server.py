@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from service_process import free_port
+from penstock.server.port import free_port
 
 __all__ = ["BUCKET", "ObjectServer"]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,27 +12,12 @@ import tenacity
 
 from penstock.client.health import check_health
 from penstock.errors import PenstockError
+from penstock.server.port import free_port
 from penstock.targets import Target
 
-__all__ = ["ServiceProcess", "free_port"]
+__all__ = ["ServiceProcess"]
 
 START_S = 60
-_GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_RANDOM = random.SystemRandom()
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago.
-
-    None of those that the system gives to whoever asks for any: one of these may be gone again, to
-    a connection or to another port of the very service that is to listen there.
-    """
-    first_given = int(_GIVEN_PORTS.read_text().split()[0]) if _GIVEN_PORTS.exists() else 32_768
-    while True:
-        port = _RANDOM.randrange(10_000, max(first_given, 20_000))
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class ServiceProcess:

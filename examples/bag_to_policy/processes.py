@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -19,7 +18,7 @@ from penstock.client.health import check_health
 from penstock.errors import TimedOut, Unavailable
 from penstock.targets import Target
 
-__all__ = ["Processes", "free_ports"]
+__all__ = ["Processes"]
 
 _RESTARTS = 3
 _STOP_S = 30.0
@@ -137,17 +136,6 @@ class Processes:
                 service.restarts += 1
                 self._say(f"{service.name} ended with code {code}: it is started again")
                 service.process = _spawn(service.command, service.log_path)
-
-
-def free_ports(names: Sequence[str]) -> dict[str, int]:
-    """A TCP port for each name, all different, that were free a moment ago."""
-    with contextlib.ExitStack() as open_sockets:
-        ports: dict[str, int] = {}
-        for name in names:
-            probe = open_sockets.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            ports[name] = probe.getsockname()[1]
-        return ports
 
 
 def _spawn(command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:

@@ -19,13 +19,14 @@ from two_arm_reach.record import record
 from bag_to_policy.measurements import Throughput, logged_curve, measure_throughput
 from bag_to_policy.pictures import Curve
 from bag_to_policy.policies import Rollouts, fetch_policy, return_curve, view_of
-from bag_to_policy.processes import Processes, free_ports
+from bag_to_policy.processes import Processes
 from bag_to_policy.recipe import ALGORITHMS, IMAGE_SIZE, Recipe, run_name
 from bag_to_policy.summary import Score
 from bag_to_policy.training import follow
 from penstock import Batch, open_checkpoints, open_sampler, open_trainer
 from penstock.client.trainer import Training
 from penstock.errors import DataFault
+from penstock.server.port import free_ports
 
 __all__ = ["Demo", "Sampled", "Trained"]
 
@@ -109,7 +110,8 @@ class Demo:
 
     def serve(self) -> None:
         """Start sampler, checkpointer and trainer and wait until all three serve."""
-        ports = free_ports(("sampler", "checkpointer", "trainer"))
+        sampler, checkpointer, trainer = free_ports(3)
+        ports = {"sampler": sampler, "checkpointer": checkpointer, "trainer": trainer}
         self._targets = {name: f"grpc://127.0.0.1:{port}" for name, port in ports.items()}
         settings: dict[str, dict[str, object]] = {
             "sampler": {

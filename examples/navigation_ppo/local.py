@@ -9,7 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bag_to_policy.processes import Processes, free_ports
+from bag_to_policy.processes import Processes
+
+from penstock.server.port import free_port
 
 __all__ = ["run_here"]
 
@@ -34,7 +36,7 @@ def run_here(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _as_interrupt)
     out.mkdir(parents=True, exist_ok=True)
-    port = free_ports(["checkpointer"])["checkpointer"]
+    port = free_port()
     target = f"grpc://127.0.0.1:{port}"
     part = [sys.executable, "-u", "-m", "navigation_ppo"]
     try:

@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 from bag_recording import compressed, robot_messages, write_bag
-from service_process import ServiceProcess, free_port
+from service_process import ServiceProcess
 
 import penstock
 from penstock.cli import main
 from penstock.container import write_file
+from penstock.server.port import free_port
 
 ROWS = 12
 IMAGE = "observations/left_image"

@@ -22,9 +22,9 @@ from checkpointer_chaos import RUN, state_of
 from penstock_checkpointer.staging import StoreLimits
 from penstock_checkpointer.store import Store
 from process_forks import Forks
-from service_process import free_port
 
 from penstock import container
+from penstock.server.port import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

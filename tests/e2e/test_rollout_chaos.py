@@ -24,11 +24,12 @@ from penstock_checkpointer.rollouts.store import RolloutStore
 from process_forks import Forks
 from rollout_chaos import CONSUMER, SHAPE, STREAM
 from rollout_samples import rollout_of
-from service_process import ServiceProcess, free_port
+from service_process import ServiceProcess
 
 from penstock.client.rollout import open_rollouts
 from penstock.errors import PenstockError, TimedOut
 from penstock.rollout_file import read, unflatten
+from penstock.server.port import free_port
 from penstock.streams import StreamSettings, Take, Which
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,12 +13,13 @@ import pytest
 import tenacity
 from prometheus_client.parser import text_string_to_metric_families
 from sampler_replicas import assert_same, write_files
-from service_process import ServiceProcess, free_port
+from service_process import ServiceProcess
 
 import penstock
 from penstock.client.messages import ACCEPTED_CODECS
 from penstock.client.part_messages import part_into_batch
 from penstock.client.plan_messages import plan_to_message
+from penstock.server.port import free_port
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1.sampler_pb2_grpc import SamplerServiceStub
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import socket
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from penstock.errors import Unavailable
 
-__all__ = ["HeldPort", "hold_port", "listened_addresses", "port_taken"]
+__all__ = ["HeldPort", "free_port", "free_ports", "hold_port", "listened_addresses", "port_taken"]
 
 _EVERY_ADDRESS = ("0.0.0.0", "[::]", "::")  # noqa: S104 - compared, not bound
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PORT, _FEWEST_PORTS = 10_000, 10_000
+_RANDOM = random.SystemRandom()
 
 
 class HeldPort:
@@ -71,6 +76,27 @@ def hold_port(name: str, host: str, port: int) -> HeldPort:
             raise port_taken(name, host, port)
         stack.pop_all()
     return HeldPort(sockets)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago; see :func:`free_ports`."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of the loopback interface that were free a moment ago, for servers to be started.
+
+    None of those that the system gives to whoever asks for any: one of these may be gone again, to
+    a connection or to another port of the very service that is to listen there.
+    """
+    given = int(_GIVEN_PORTS.read_text().split()[0]) if _GIVEN_PORTS.exists() else 0
+    found: set[int] = set()
+    while len(found) < count:
+        port = _RANDOM.randrange(_FIRST_PORT, max(given, _FIRST_PORT + _FEWEST_PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 def port_taken(name: str, host: str, port: int) -> Unavailable:

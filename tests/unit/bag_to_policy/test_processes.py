@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bag_to_policy.processes import Processes, free_ports
+from bag_to_policy.processes import Processes
 
 from penstock.errors import Unavailable
+from penstock.server.port import free_port
 
 SERVICE = """
 import subprocess, sys
@@ -42,10 +42,6 @@ def service(tmp_path: Path) -> Path:
     script = tmp_path / "service.py"
     script.write_text(SERVICE)
     return script
-
-
-def free_port() -> int:
-    return free_ports(["service"])["service"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -144,12 +140,3 @@ def test_what_has_done_its_work_is_not_started_again(tmp_path: Path) -> None:
 def test_the_exit_code_of_a_command_comes_back(tmp_path: Path) -> None:
     with Processes(tmp_path / "logs") as processes:
         assert processes.run([sys.executable, "-c", "raise SystemExit(7)"]) == 7
-
-
-def test_every_service_gets_a_port_of_its_own() -> None:
-    ports = free_ports(["sampler", "checkpointer", "trainer"])
-    assert set(ports) == {"sampler", "checkpointer", "trainer"}
-    assert len(set(ports.values())) == 3
-    for port in ports.values():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))

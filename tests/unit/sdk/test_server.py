@@ -7,18 +7,18 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from service_process import free_port
 
 from penstock import errors, open_trainer
 from penstock.client.channel import open_channel, retrying
 from penstock.client.errors import translated_errors
 from penstock.client.health import check_health
 from penstock.server import ServerSettings, start
-from penstock.server.port import hold_port
+from penstock.server.port import free_port, free_ports, hold_port
 from penstock.targets import Target
 from penstock.v1 import sampler_pb2 as pb
 from penstock.v1 import sampler_pb2_grpc
@@ -153,6 +153,17 @@ def test_a_held_port_admits_servers_that_share_it_and_no_others(serve, host):
             for _ in range(2):
                 running = serve(host=host, port=held.port, shared_port=True)
                 assert check_health(Target.parse(running.target)).serving
+
+
+def test_free_ports_are_different_and_not_those_that_the_system_gives():
+    """The system would give one of its own to the next connection, or to a port of the server."""
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    assert max(ports) < max(given, 20_000)
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
 
 
 @pytest.mark.parametrize("host", HOSTS)
