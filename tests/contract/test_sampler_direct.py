@@ -162,6 +162,29 @@ def test_batches_of_many_messages_with_images_as_stored_are_the_same(tmp_path):
         assert_same(client.fetch(ids), embedded.fetch(ids))
 
 
+def test_as_much_as_one_call_may_ask_for_is_the_same(machine, embedded):
+    machine.serve()
+    client = machine.open_with_all_cached()
+    ids = np.resize(np.append(ALL, 5), 65_536)
+    batches = []
+    assert came_directly(client, lambda: batches.append(client.fetch(ids)))
+    assert_same(batches[0], embedded.fetch(ids))
+
+
+def test_rows_before_those_that_are_not_cached_come_directly(machine, embedded):
+    machine.serve()
+    client = machine.open()
+    first = np.arange(ROWS[0])
+    until(lambda: came_directly(client, lambda: client.fetch(first)))
+    transfer = client.transfer
+    before = transfer.wire_bytes, transfer.direct_bytes
+    ids = np.append(np.resize(first, 6000), ALL)
+    batch = client.fetch(ids)
+    assert 0 < transfer.direct_bytes - before[1] < transfer.wire_bytes - before[0]
+    assert transfer.direct_faults == 0
+    assert_same(batch, embedded.fetch(ids))
+
+
 def test_any_client_of_grpc_may_fetch_there(machine, embedded):
     process = machine.serve()
     machine.open_with_all_cached()

@@ -57,6 +57,8 @@ PART_BYTES, DIRECT_PART_BYTES = 1 << 20, (4 << 20) - (8 << 10)
 """Each message takes its time besides its bytes. Through grpcio, 2 MiB would take a sixth less
 time, and up to 20 MB more memory, of which a server has 100. More than 4 keep a client waiting, and
 clients of gRPC take no more unless they are told to."""
+GROUP_ROWS = 4096
+"""Looked up at a time: what an answer takes does not depend on how much is asked for."""
 _MAX_STEP = 2**53
 _MESSAGE_MARGIN_BYTES = 1 << 20
 _WEIGHTS_PER_MESSAGE = 65_536
@@ -76,17 +78,19 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What the messages of one answer have in common.
+class _Group:
+    """Some rows of an answer, and what their messages have in common.
 
     Attributes:
-        columns: All rows, without frames.
+        first_row: Of them, in the answer.
+        columns: All of them, without frames.
         envelope: The message around the part that ends before a given row, without it.
         part_number: Number of its field for the part.
         part_bytes: Of a part, unless one row has more.
         row_bytes: Of a row besides its encoded frames.
     """
 
+    first_row: int
     columns: Batch
     envelope: Callable[[int], Message]
     part_number: int
@@ -98,7 +102,7 @@ class _Answer:
     ) -> Outgoing:
         """A piece of the frames that were read from row ``first`` on, with the columns."""
         start, stop = first + piece.start, first + piece.stop
-        part = part_to_message(self.columns.rows(start, stop), start)
+        part = part_to_message(self.columns.rows(start, stop), self.first_row + start)
         shown = observations_to_message(
             read.codec,
             (read.height, read.width),
@@ -108,7 +112,7 @@ class _Answer:
             read.hashes[piece.used] if hashed and read.hashes is not None else None,
         )
         layers = [
-            (self.envelope(stop), self.part_number),
+            (self.envelope(self.first_row + stop), self.part_number),
             (part, pb.BatchPart.OBSERVATIONS_FIELD_NUMBER),
             (shown, pb.Observations.DATA_FIELD_NUMBER),
         ]
@@ -295,28 +299,44 @@ class SamplerService(SamplerServiceServicer):
         except DecodeError as error:
             raise InvalidInput(f"{len(request)} bytes that are no FetchRequest") from error
         with self._asked(parsed, caller) as (backend, ids, wanted, send):
-            cached, info = None, backend.info()
-            row_bytes = _row_bytes(info)
-            if wanted.frames and info.cameras:
-                # Before anything is looked for in the cache, which would be built for it.
-                _frame_bytes(wanted.spec, info, row_bytes)
-                cached = backend.cached_observations(ids, wanted.spec, wanted.accepted)
+            yield from send(self._cached_parts(backend, ids, wanted))
+
+    def _cached_parts(
+        self, backend: ReplicaBackend, ids: NDArray[np.int64], wanted: _Wanted
+    ) -> Iterator[Outgoing]:
+        """Messages with the transitions ``ids``, as far as they are cached.
+
+        Raises:
+            Unsupported: The next of them are not: ``NOT_CACHED``.
+        """
+        info = backend.info()
+        row_bytes = _row_bytes(info)
+        has_frames = bool(wanted.frames and info.cameras)
+        if has_frames:
+            # Before anything is looked for in the cache, which would be built for it.
+            _frame_bytes(wanted.spec, info, row_bytes)
+        number = pb.FetchResponse.PART_FIELD_NUMBER
+        for first_row in range(0, len(ids), GROUP_ROWS):
+            rows = ids[first_row : first_row + GROUP_ROWS]
+            cached = None
+            if has_frames:
+                cached = backend.cached_observations(rows, wanted.spec, wanted.accepted)
             if cached is None or cached.hashes is None:
                 raise Unsupported(
                     "not all of it is cached: ask at the other port", reason="NOT_CACHED"
                 )
-            columns = _columns(backend, ids)
-            number = pb.FetchResponse.PART_FIELD_NUMBER
-            answer = _Answer(
-                columns, lambda _: pb.FetchResponse(), number, DIRECT_PART_BYTES, row_bytes
+            columns = _columns(backend, rows)
+            group = _Group(
+                first_row,
+                columns,
+                lambda _: pb.FetchResponse(),
+                number,
+                DIRECT_PART_BYTES,
+                row_bytes,
             )
-
-            def messages() -> Iterator[Outgoing]:
-                for piece in cut(cached, answer.part_bytes, answer.row_bytes):
-                    self._count_piece(cached, piece)
-                    yield answer.message(cached, 0, piece, hashed=True)
-
-            yield from send(messages())
+            for piece in cut(cached, group.part_bytes, group.row_bytes):
+                self._count_piece(cached, piece)
+                yield group.message(cached, 0, piece, hashed=True)
 
     @contextlib.contextmanager
     def _asked(
@@ -392,46 +412,62 @@ class SamplerService(SamplerServiceServicer):
             part_number: Number of its field for the part.
         """
         info = backend.info()
-        columns = _columns(backend, ids)
         row_bytes = _row_bytes(info)
-        if not (wanted.frames and info.cameras):
-            rows = max(1, PART_BYTES // row_bytes)
-            for start in range(0, len(ids), rows):
-                part = columns.rows(start, start + rows)
-                message = part_to_message(part, start)
-                self._count(len(part), 0, 0, "")
-                data = message.SerializeToString()
-                layers = [(envelope(start + len(part)), part_number)]
-                yield joined(layers, len(data), partial(_put, data))
-            return
-        frame_bytes = _frame_bytes(wanted.spec, info, row_bytes)
-        answer = _Answer(columns, envelope, part_number, PART_BYTES, row_bytes)
+        has_frames = bool(wanted.frames and info.cameras)
+        frame_bytes = _frame_bytes(wanted.spec, info, row_bytes) if has_frames else 0
+        for first_row in range(0, len(ids), GROUP_ROWS):
+            rows = ids[first_row : first_row + GROUP_ROWS]
+            columns = _columns(backend, rows)
+            group = _Group(first_row, columns, envelope, part_number, PART_BYTES, row_bytes)
+            if has_frames:
+                yield from self._with_frames(backend, rows, wanted, group, frame_bytes)
+            else:
+                yield from self._without_frames(group)
+
+    def _without_frames(self, group: _Group) -> Iterator[bytes]:
+        rows = max(1, group.part_bytes // group.row_bytes)
+        for start in range(0, len(group.columns), rows):
+            part = group.columns.rows(start, start + rows)
+            first_row = group.first_row + start
+            data = part_to_message(part, first_row).SerializeToString()
+            self._count(len(part), 0, 0, "")
+            layers = [(group.envelope(first_row + len(part)), group.part_number)]
+            yield joined(layers, len(data), partial(_put, data))
+
+    def _with_frames(
+        self,
+        backend: ReplicaBackend,
+        ids: NDArray[np.int64],
+        wanted: _Wanted,
+        group: _Group,
+        frame_bytes: int,
+    ) -> Iterator[bytes]:
         done = 0
         cached = backend.cached_observations(ids, wanted.spec, wanted.accepted)
         if cached is not None:
             # What is damaged is not cached any more, and is read below like the rest.
             with contextlib.suppress(Corrupt):
-                for stop, message in self._messages(answer, cached, 0):
+                for stop, message in self._messages(group, cached, 0):
                     yield message
                     done = stop
-        group = max(1, self._group_bytes // frame_bytes)
-        for first in range(done, len(ids), group):
-            read = self._read(backend, ids[first : first + group], wanted)
-            for _, message in self._messages(answer, read, first):
+        together = max(1, self._group_bytes // frame_bytes)
+        for first in range(done, len(ids), together):
+            read = self._read(backend, ids[first : first + together], wanted)
+            for _, message in self._messages(group, read, first):
                 yield message
 
     def _messages(
-        self, answer: _Answer, read: Observations, first: int
+        self, group: _Group, read: Observations, first: int
     ) -> Iterator[tuple[int, bytes]]:
         """Messages with what was read, and the row after the last one of each.
 
         Args:
-            answer: Whose messages they are.
+            group: Whose messages they are.
             read: Frames of some rows.
             first: The first of those rows.
         """
-        pieces = cut(read, answer.part_bytes, answer.row_bytes)
-        tasks = (partial(answer.joined, read, first, piece) for piece in pieces)
+        pieces = cut(read, group.part_bytes, group.row_bytes)
+        tasks = (partial(group.joined, read, first, piece) for piece in pieces)
         for piece, message in self._ahead.run(tasks, lambda: read.from_disk):
             self._count_piece(read, piece)
             yield first + piece.stop, message

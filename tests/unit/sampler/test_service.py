@@ -11,6 +11,7 @@ import pytest
 import tenacity
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from penstock_sampler import service
 from penstock_sampler.backend import open_backend
 from penstock_sampler.service import SamplerService
 from prometheus_client import REGISTRY
@@ -194,6 +195,38 @@ def test_columns_come_alone_when_frames_are_read_elsewhere(
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("without_frames", [False, True])
+def test_groups_of_rows_make_one_answer(
+    stub: SamplerServiceStub,
+    remote: SamplerClient,
+    embedded: SamplerClient,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    without_frames: bool,
+) -> None:
+    ids = [3, 39, 3, 7, 0, 0, 12]
+    monkeypatch.setattr(service, "GROUP_ROWS", 3)
+    parts = fetch(stub, remote.info.version, ids, without_frames=without_frames)
+    assert [(part.first_row, part.rows) for part in parts] == [(0, 3), (3, 3), (6, 1)]
+    assert [each for part in parts for each in part.transition_ids] == ids
+    expected = embedded.fetch(np.array(ids))
+    for name, values in expected.columns.items():
+        found = [tensor_from_message(t) for part in parts for t in part.columns if t.name == name]
+        np.testing.assert_array_equal(np.concatenate(found), values)
+    np.testing.assert_array_equal(remote.fetch(np.array(ids)).frames, expected.frames)
+
+
+def test_the_last_part_of_a_step_is_that_of_its_last_group(
+    stub: SamplerServiceStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "GROUP_ROWS", 4)
+    request = pb.SampleRequest(plan=plan_to_message(PLAN), first_step=4, steps=2)
+    told = [(each.step, each.part.first_row, each.last_part) for each in stub.Sample(request)]
+    assert [row for _, row, _ in told if row % 4 == 0] == [0, 4, 8] * 2
+    assert [(step, last) for step, row, last in told if row == 8] == [(4, True), (5, True)]
+    assert sum(last for _, _, last in told) == 2
 
 
 def test_a_forced_codec_is_announced_and_used(data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import socket
 import threading
 import time
@@ -79,7 +80,7 @@ class Line:
         self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._buffer = bytearray()
+        self._buffer: bytearray | mmap.mmap = bytearray()
         self._woken_bytes = 1
         # A descriptor that was closed may be another one's by now: that one must not be shut.
         self._ending = threading.Lock()
@@ -112,7 +113,7 @@ class Line:
             raise ConnectionAbortedError("it was shut before it was there")
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._buffer = bytearray(_FIRST_BUFFER_BYTES)
+        self._buffer = _pages(_FIRST_BUFFER_BYTES)
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_WINDOW - FIRST_WINDOW)
         self._flush()
@@ -188,7 +189,7 @@ class Line:
         if size > MAX_MESSAGE_BYTES:
             raise Corrupt(f"a message of {size} bytes arrives, at most {MAX_MESSAGE_BYTES} may")
         if size > len(self._buffer):
-            self._buffer = bytearray(size)
+            self._buffer = _pages(size)
         view = memoryview(self._buffer)[:size]
         if self._fill_from_stream(view) < size:
             raise ConnectionError("its answer ended within a message")
@@ -211,7 +212,7 @@ class Line:
     def shrink(self) -> None:
         """Keep no more memory than usual messages take."""
         if len(self._buffer) > _KEPT_BUFFER_BYTES:
-            self._buffer = bytearray(_FIRST_BUFFER_BYTES)
+            self._buffer = _pages(_FIRST_BUFFER_BYTES)
 
     def shut(self) -> None:
         """Make a thread that waits here go on, with an error; from any thread."""
@@ -328,3 +329,11 @@ class Line:
             if not count:
                 raise ConnectionError("the connection was closed")
             view = view[count:]
+
+
+def _pages(size: int) -> mmap.mmap:
+    """Memory of its own: only what is written to is there, and all of it goes back to the system.
+
+    From the heap of small things, it would leave holes that these fill.
+    """
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
