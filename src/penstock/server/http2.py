@@ -6,7 +6,6 @@ client that has more waits, or makes more connections.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import select
@@ -16,15 +15,12 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import quote
+from typing import Protocol
 
 from h2 import events
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
-from hpack import NeverIndexedHeaderTuple
 
 from penstock.client.http2 import (
     CONTENT_TYPE,
@@ -36,26 +32,20 @@ from penstock.client.http2 import (
     h2_connection,
     texts,
 )
-from penstock.errors import InvalidInput, LimitExceeded, PenstockError, Unsupported
-from penstock.server.errors import status_of
+from penstock.errors import PenstockError
+from penstock.server.calls import Call, trailers
 
-__all__ = ["Abandoned", "Call", "GrpcConnection", "NextFrame", "NotHttp2", "Sendable"]
+__all__ = ["Abandoned", "GrpcConnection", "NextFrame", "NotHttp2", "Sendable"]
 
-MAX_REQUEST_BYTES = 1 << 20
-"""More than the largest request with all ids that one may have."""
 SHORT_S = 10.0
 """For a greeting, for the rest of a call that has begun, and for a few bytes to be taken."""
 _PREFACE_BYTES = 24
 _PIECE_BYTES = 1 << 16
 _WINDOW = 1 << 20
 _SETTINGS = {SettingCodes.MAX_CONCURRENT_STREAMS: 1, SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW}
-_TEXT_BYTES = _DETAIL_BYTES = 2048
-"""Of a status at most: clients take eight kilobytes of headers, and refuse an answer with more."""
 _LOOK_S = 0.05
 _EARLY_STREAMS = 100
 """Calls that a client may make before it has read that one at a time is taken; they are refused."""
-_READABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-"""What the text of a status may hold as it is."""
 
 NextFrame = Callable[[int], tuple[bytes, int]]
 """Given how many bytes are left of a message: what goes before the next, and how many follow."""
@@ -79,28 +69,6 @@ class Sendable(Protocol):
     def send(self, to: socket.socket, before: bytes, frame: NextFrame) -> None:
         """Send ``before`` and the message, in frames; raises OSError when that fails in between."""
         ...
-
-
-@dataclass
-class Call:
-    """What a client asks for.
-
-    Attributes:
-        stream_id: Where it is answered.
-        headers: All of them.
-        request: The one message, serialised.
-        fault: Why it cannot be answered; None where it can.
-    """
-
-    stream_id: int
-    headers: dict[str, str]
-    request: bytes = b""
-    fault: PenstockError | None = None
-
-    @property
-    def path(self) -> str:
-        """Of the method."""
-        return self.headers.get(":path", "")
 
 
 class GrpcConnection:
@@ -134,7 +102,6 @@ class GrpcConnection:
         self._greeted = self._gone = self._leaving = False
         self._asked: Call | None = None
         self._asked_since_s = 0.0
-        self._taken = bytearray()
         self._ready: Call | None = None
         self._answered: Call | None = None
         self._answer_begun = False
@@ -228,7 +195,7 @@ class GrpcConnection:
             return False
         headers = [] if self._answer_begun else self._headers
         with _own_faults():
-            self._h2.send_headers(call.stream_id, [*headers, *_trailers(error)], end_stream=True)
+            self._h2.send_headers(call.stream_id, [*headers, *trailers(error)], end_stream=True)
         self._flush()
         return True
 
@@ -351,18 +318,16 @@ class GrpcConnection:
                 self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
                 return
             self._asked = Call(event.stream_id, texts(event.headers))
-            self._asked_since_s, self._taken = time.monotonic(), bytearray()
+            self._asked_since_s = time.monotonic()
         elif isinstance(event, events.DataReceived):
             self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             if self._asked is not None and self._asked.stream_id == event.stream_id:
-                # One byte too many is enough to see that it is too large.
-                room = MESSAGE_HEAD.size + MAX_REQUEST_BYTES + 1 - len(self._taken)
-                self._taken += (event.data or b"")[:room]
+                self._asked.take(event.data or b"")
         elif isinstance(event, events.StreamEnded):
             call = self._asked
             if call is not None and call.stream_id == event.stream_id:
-                call.request, call.fault = _message_in(self._taken)
-                self._ready, self._asked, self._taken = call, None, bytearray()
+                call.complete()
+                self._ready, self._asked = call, None
         elif isinstance(event, events.StreamReset):
             self._forget(event.stream_id)
 
@@ -376,42 +341,6 @@ class GrpcConnection:
         if data := self._h2.data_to_send():
             self._socket.settimeout(SHORT_S)
             self._socket.sendall(data)
-
-
-def _message_in(taken: bytearray) -> tuple[bytes, PenstockError | None]:
-    """The one message of a request, or what is wrong with it."""
-    if len(taken) > MESSAGE_HEAD.size + MAX_REQUEST_BYTES:
-        error = f"the request has more than {MAX_REQUEST_BYTES} bytes: ask for less at a time"
-        return b"", LimitExceeded(error, reason="TOO_LARGE")
-    if len(taken) < MESSAGE_HEAD.size:
-        return b"", InvalidInput("a request is one message, this has none")
-    compressed, size = MESSAGE_HEAD.unpack_from(taken)
-    if compressed:
-        return b"", Unsupported("the request is compressed: send it as it is")
-    if size != len(taken) - MESSAGE_HEAD.size:
-        here = len(taken) - MESSAGE_HEAD.size
-        return b"", InvalidInput(f"a message of {size} bytes is announced, {here} are there")
-    return bytes(taken[MESSAGE_HEAD.size :]), None
-
-
-def _trailers(error: PenstockError | None) -> list[Any]:
-    if error is None:
-        return [("grpc-status", "0")]
-    status = status_of(error)
-    text: str = status.details
-    while len(quote(text, _READABLE)) > _TEXT_BYTES:
-        text = text[: len(text) * 3 // 4]
-    told = [("grpc-message", quote(text, _READABLE))]
-    # Details repeat the text, and clients compare the two.
-    details: Any = status.trailing_metadata if text == status.details else None
-    told += [
-        (name, base64.b64encode(value).decode().rstrip("="))
-        for name, value in details or ()
-        if len(value) <= _DETAIL_BYTES
-    ]
-    # Each is another one: neither end is to remember it.
-    never_again = [NeverIndexedHeaderTuple(*each) for each in told]
-    return [("grpc-status", str(status.code.value[0])), *never_again]
 
 
 @contextlib.contextmanager

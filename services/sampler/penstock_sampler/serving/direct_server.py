@@ -19,8 +19,9 @@ import structlog
 from penstock import native
 from penstock.client.http2 import REPLICA
 from penstock.errors import Conflict, InvalidInput, PenstockError, Unavailable, Unsupported
+from penstock.server.calls import Call
 from penstock.server.errors import as_penstock_error
-from penstock.server.http2 import Abandoned, Call, GrpcConnection, NotHttp2, Sendable
+from penstock.server.http2 import Abandoned, GrpcConnection, NotHttp2, Sendable
 from penstock.server.port import listened_addresses
 from penstock_sampler import metrics
 from penstock_sampler.serving.streams import Caller
