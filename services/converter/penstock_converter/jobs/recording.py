@@ -81,7 +81,7 @@ def convert_recording(
         choice = choose_frames(timeline, mapping, str(bag.path))
         timeline = timeline.without_stamps()
         cameras, vectors = _sources(bag, mapping, timeline, schema)
-        done = 0
+        done, frames_in_all = 0, choice.frames
 
         def advance() -> None:
             nonlocal done
@@ -89,7 +89,7 @@ def convert_recording(
                 raise Cancelled(f"{bag.path}: the conversion was cancelled")
             failpoint("converter.stage.frame")
             done += 1
-            on_frame(done, choice.frames, len(cameras))
+            on_frame(done, frames_in_all, len(cameras))
 
         for number, frames in enumerate(choice.episodes):
             with ExitStack() as stack:

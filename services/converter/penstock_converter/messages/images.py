@@ -242,11 +242,11 @@ def _png_header(data: bytes | memoryview) -> tuple[int, int, int]:
 def _jpeg_header(data: bytes | memoryview) -> tuple[int, int, int]:
     """Height, width and bits a channel."""
     # Decoders fill what is cut off with grey, and say nothing.
-    if _END_OF_JPEG not in bytes(data[-_TAIL_BYTES:]):
+    if data[-2:] != _END_OF_JPEG and _END_OF_JPEG not in bytes(data[-_TAIL_BYTES:]):
         raise broken_image("jpg", len(data), "its end is missing")
     global _latest_jpeg  # noqa: PLW0603 - a cache of one
     beginning, told = _latest_jpeg
-    if data[: len(beginning)] == beginning:
+    if bytes(data[: len(beginning)]) == beginning:  # of bytes, as views take longer to compare
         return told
     position = 2
     while position + 9 <= len(data) and data[position] == _MARKER:
