@@ -311,29 +311,23 @@ class SamplerService(SamplerServiceServicer):
         """
         info = backend.info()
         row_bytes = _row_bytes(info)
-        has_frames = bool(wanted.frames and info.cameras)
-        if has_frames:
-            # Before anything is looked for in the cache, which would be built for it.
-            _frame_bytes(wanted.spec, info, row_bytes)
+        missing = Unsupported("not all of it is cached: ask at the other port", reason="NOT_CACHED")
+        if not (wanted.frames and info.cameras):
+            raise missing
+        # Before anything is looked for in the cache, which would be built for it.
+        _frame_bytes(wanted.spec, info, row_bytes)
+
+        def envelope(_: int) -> Message:
+            return pb.FetchResponse()
+
         number = pb.FetchResponse.PART_FIELD_NUMBER
         for first_row in range(0, len(ids), GROUP_ROWS):
             rows = ids[first_row : first_row + GROUP_ROWS]
-            cached = None
-            if has_frames:
-                cached = backend.cached_observations(rows, wanted.spec, wanted.accepted)
+            cached = backend.cached_observations(rows, wanted.spec, wanted.accepted)
             if cached is None or cached.hashes is None:
-                raise Unsupported(
-                    "not all of it is cached: ask at the other port", reason="NOT_CACHED"
-                )
+                raise missing
             columns = _columns(backend, rows)
-            group = _Group(
-                first_row,
-                columns,
-                lambda _: pb.FetchResponse(),
-                number,
-                DIRECT_PART_BYTES,
-                row_bytes,
-            )
+            group = _Group(first_row, columns, envelope, number, DIRECT_PART_BYTES, row_bytes)
             for piece in cut(cached, group.part_bytes, group.row_bytes):
                 self._count_piece(cached, piece)
                 yield group.message(cached, 0, piece, hashed=True)

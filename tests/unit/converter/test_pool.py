@@ -1,5 +1,6 @@
 """Several recordings at a time: the same dataset, and a process that dies costs only its own."""
 
+import contextlib
 import shutil
 import signal
 import threading
@@ -54,8 +55,12 @@ def test_a_bag_that_is_refused_in_a_process_is_told_as_elsewhere(bags, make_mapp
 
 
 def children():
-    found = psutil.Process().children(recursive=True)
-    return [child for child in found if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending just now
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_a_process_that_dies_costs_its_recording_alone(bags, make_mapping, tmp_path):
