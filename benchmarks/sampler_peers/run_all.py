@@ -50,7 +50,8 @@ class Peer:
     Attributes:
         script: File below this folder.
         environment: Its environment and requirements file.
-        batches: Batches of each of five groups.
+        batches: Batches of each of five groups, a multiple of its workers: of two that take turns,
+            one is waited for, and the next batch is there already.
         limit: Transitions it may use; None for all.
     """
 
@@ -78,7 +79,7 @@ PEERS = {
     "lerobot": Peer(
         "peer_lerobot.py",
         "lerobot",
-        batches=1,
+        batches=2,
         limit=300,
         variables={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
     ),
