@@ -55,13 +55,10 @@ GOALS = (
     Goal("the same / lerobot's streaming encoder", "over_lerobot_streaming", 1.5),
     Goal("memory of lerobot's writer / ours", "lerobot_rss_over_ours", 5.0),
     Goal("copying JPEG files / encoding them again", "copy_over_encoding", 5.0),
-    Goal(
-        "a plain copy of the larger bag / copying its JPEG files",
-        "file_copy_over_copy",
-        3.0,
-        at_most=True,
-    ),
+    Goal("a plain copy of the bag / copying JPEG files", "file_copy_over_copy", 3.0, at_most=True),
     Goal("the same by time that passed", "file_copy_over_copy_by_time", 3.0, at_most=True),
+    Goal("the same, bag of 8 GB", "file_copy_over_copy_8gb", 3.0, at_most=True),
+    Goal("the same by time that passed", "file_copy_over_copy_by_time_8gb", 3.0, at_most=True),
 )
 RATIOS = (
     ("rss_8gb_over_2gb", "rss_mb_8gb", "rss_mb_2gb"),
@@ -71,8 +68,8 @@ RATIOS = (
     ("copy_over_encoding", "copy_images_per_core_s", "default_images_per_core_s_2gb"),
     ("file_copy_over_copy", "file_copy_images_per_core_s", "copy_images_per_core_s"),
     ("file_copy_over_copy_by_time", "file_copy_images_per_s", "copy_images_per_s"),
-    ("file_copy_over_copy_2gb", "file_copy_images_per_core_s_2gb", "copy_images_per_core_s_2gb"),
-    ("file_copy_over_copy_by_time_2gb", "file_copy_images_per_s_2gb", "copy_images_per_s_2gb"),
+    ("file_copy_over_copy_8gb", "file_copy_images_per_core_s_8gb", "copy_images_per_core_s_8gb"),
+    ("file_copy_over_copy_by_time_8gb", "file_copy_images_per_s_8gb", "copy_images_per_s_8gb"),
 )
 PARTS = ("memory", "copy", "writers", "workers")
 _GB = 1e9
@@ -166,13 +163,12 @@ class Bench:
         the other: the host of a virtual machine takes memory away that is free for seconds, and
         writing to it then costs three times as much.
 
-        The figures without a size in their names are those of the largest bag: the start of a
-        conversion, which copies nothing, takes as long as a plain copy of 2 GB.
+        The figures without a size in their names are those of the smallest bag.
         """
         for size_gb in self._amount.sizes_gb:
             found = self._copied(round(size_gb * _GB / self._scenes.frame_bytes))
             self.found |= {f"{name}_{size_gb:g}gb": value for name, value in found.items()}
-            self.found |= found
+            self.found = found | self.found
 
     def _copied(self, frames: int) -> dict[str, float]:
         """Rates of copying a bag of so many frames."""
