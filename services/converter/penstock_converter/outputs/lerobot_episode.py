@@ -24,7 +24,7 @@ ROWS = "rows.parquet"
 HISTOGRAMS = "histograms.npz"
 COMPRESSION = "snappy"
 _IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_SAMPLE_PERIOD_S, _SAMPLES_LEAST = 10, 20
+_SAMPLE_PERIOD_S, _SAMPLES_LEAST = 3, 10
 """Images of an episode that stand for all come so far apart, and there are so many at least."""
 
 _SAMPLED_SIDE = 150
